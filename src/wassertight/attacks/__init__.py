@@ -1,0 +1,8 @@
+"""Attacks: upper bounds on worst-case accuracy, every result audited."""
+
+from wassertight.attacks.base import Attack, AttackResult, Found, conclude
+from wassertight.attacks.minimum_norm import MinimumNorm
+from wassertight.attacks.pgd import FGSM, PGD
+from wassertight.attacks.wda_plus import WDAPlusPlus
+
+__all__ = ["FGSM", "PGD", "Attack", "AttackResult", "Found", "MinimumNorm", "WDAPlusPlus", "conclude"]

@@ -1,0 +1,163 @@
+"""What every attack takes and returns, and the one way from points found to an audited result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wassertight.inputs import check_inputs, check_weights
+from wassertight.queries import ModelQueries
+from wassertight.threats import AuditReport, ThreatModel, audit_measure
+from wassertight.transport import Allocation, DiscreteMeasure, FlipDistances
+from wassertight.types import AuditError, Model, Passes, Progress, Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search hands over: for every sample the best misclassified point, or the sample itself.
+
+    Attributes:
+        points: shape of x; equal to x where nothing was found or the sample is already misclassified.
+        measure: set by methods that choose the masses themselves; otherwise the knapsack does.
+        steps: iterations of the longest sample.
+        passes: passes spent.
+        status: how the search ended.
+    """
+
+    points: Float[Tensor, "n *features"]
+    steps: int
+    passes: Passes
+    status: Status = Status.COMPLETE
+    measure: DiscreteMeasure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackResult:
+    """What an adversary achieves: an upper bound on worst-case accuracy, audited.
+
+    Attributes:
+        method: name of the attack.
+        threat: the threat attacked.
+        accuracy: accuracy under `measure`, recomputed by the audit.
+        clean_accuracy: accuracy on the unmoved samples.
+        spent: W_p cost of `measure`, recomputed by the audit, at most the radius.
+        measure: the worst-case law found.
+        points: nearest misclassified point of every sample, x itself where none, shape of x.
+        distances: flip distances u_i (float64; inf where none was found, 0 where already misclassified).
+        allocation: how the budget is spent over them.
+        status, steps, converged: how the search ended.
+        passes: passes spent, the audit's not included.
+        seconds: wall time.
+        audit: the full audit.
+    """
+
+    method: str
+    threat: ThreatModel
+    accuracy: float
+    clean_accuracy: float
+    spent: float
+    measure: DiscreteMeasure = field(repr=False)
+    points: Tensor = field(repr=False)
+    distances: FlipDistances = field(repr=False)
+    allocation: Allocation = field(repr=False)
+    status: Status
+    steps: int
+    converged: bool
+    passes: Passes
+    seconds: float
+    audit: AuditReport = field(repr=False)
+
+    def curve(self, p: float, radii: Tensor | list[float]) -> Float[Tensor, " m"]:
+        """Attacked accuracy at any radius for any order p, from the same distances."""
+        return self.distances.curve(p, radii)
+
+
+class Attack(Protocol):
+    """An attack holds only its knobs; the radius lives in the threat.
+
+    `separable` attacks treat samples one by one, so that they may be run in chunks and resumed; the others couple
+    the samples of a call.
+    """
+
+    name: ClassVar[str]
+    separable: ClassVar[bool]
+
+    def find(
+        self, queries: ModelQueries, x: Tensor, y: Tensor, threat: ThreatModel, *, seed: int = 0,
+        weights: Tensor | None = None, progress: Progress | None = None,
+    ) -> Found:
+        """Search for misclassified points near x."""
+
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int | None = None, seed: int = 0,
+        weights: Tensor | None = None, progress: Progress | None = None,
+    ) -> AttackResult:
+        """Attack the empirical law of exactly these samples."""
+
+
+def run_attack(
+    attack: Attack, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int | None = None,
+    seed: int = 0, weights: Tensor | None = None, progress: Progress | None = None,
+) -> AttackResult:
+    """Check the input, search, and conclude: the body of every attack's call."""
+    begun = time.perf_counter()
+    x, y = check_inputs(x, y, threat.bounds)
+    mass = check_weights(weights, len(x)).to(x.device)
+    with ModelQueries(model, batch_size=batch_size) as queries:
+        found = attack.find(queries, x, y, threat, seed=seed, weights=mass, progress=progress)
+        return conclude(attack.name, queries, x, y, threat, found, weights=mass, begun=begun)
+
+
+def conclude(
+    method: str, queries: ModelQueries, x: Float[Tensor, "n *features"], y: Int[Tensor, " n"], threat: ThreatModel,
+    found: Found, *, weights: Tensor | None = None, begun: float | None = None,
+) -> AttackResult:
+    """From found points to an audited result: re-classify, re-measure, allocate, audit.
+
+    Points that are not misclassified on re-evaluation, not finite or outside the box count as not found.
+
+    Raises:
+        AuditError: if the measure breaks the threat; that is a defect of the attack, never of the caller.
+    """
+    begun = time.perf_counter() if begun is None else begun
+    mass = check_weights(weights, len(x)).to(x.device)
+    clean_logits = queries.clean_logits(x, y)
+    clean_right = clean_logits.argmax(1) == y
+    distances = flip_distances(queries.logits, x, y, found.points, threat, clean_right)
+    flips = FlipDistances.attacked(distances, mass)
+    allocation = flips.allocate(threat.p, threat.radius)
+    flipped = torch.isfinite(distances) & (distances > 0)
+    points = torch.where(flipped.view(-1, *(1,) * (x.ndim - 1)), found.points, x)
+    measure = found.measure
+    if measure is None:
+        fractions = torch.where(distances > 0, allocation.fractions, 0.0)
+        measure = DiscreteMeasure.mixture(x, points, fractions, mass)
+    audit = audit_measure(queries.model, x, y, threat, measure, weights=mass, batch_size=queries.batch_size or 256)
+    if not audit.ok:
+        raise AuditError(f"{method} under {threat.name} failed its audit: " + "; ".join(audit.violations))
+    return AttackResult(
+        method=method, threat=threat, accuracy=audit.accuracy,
+        clean_accuracy=float(mass[clean_right].sum()), spent=audit.spent, measure=measure, points=points,
+        distances=flips, allocation=allocation, status=found.status, steps=found.steps,
+        converged=found.status in (Status.COMPLETE, Status.STAGNATED), passes=found.passes,
+        seconds=time.perf_counter() - begun, audit=audit,
+    )
+
+
+def flip_distances(
+    logits: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, points: Tensor, threat: ThreatModel, clean_right: Tensor
+) -> Float[Tensor, " n"]:
+    """u_i: 0 where the clean sample is wrong, the distance where the point is wrong and admissible, inf elsewhere."""
+    out = logits(points)
+    wrong = (out.argmax(1) != y) & torch.isfinite(out).all(1) & torch.isfinite(points).flatten(1).all(1)
+    if threat.bounds is not None:
+        low, high = threat.bounds
+        wrong &= (points >= low).flatten(1).all(1) & (points <= high).flatten(1).all(1)
+    distance = threat.cost(points, x)
+    return torch.where(clean_right, torch.where(wrong, distance, torch.inf), 0.0)

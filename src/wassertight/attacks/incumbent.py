@@ -1,0 +1,81 @@
+"""The closest misclassified point found so far of every sample, and the pull-back along the segment to the sample."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from wassertight.geometry import norm
+from wassertight.geometry.norms import per_sample
+from wassertight.losses import margin
+from wassertight.queries import ModelQueries
+
+
+def decision_slack(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """Margin a point must exceed to count: 8 roundings of its largest logit.
+
+    Re-evaluation in another batch size changes logits by a few roundings; a point this far past the boundary
+    stays misclassified.
+    """
+    return 8 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+
+
+class Incumbent:
+    """Best-so-far points of a batch under one ground norm.
+
+    Attributes:
+        x, y: the batch, all correctly classified.
+        points: closest misclassified point, x where none yet.
+        distance: its l_r distance in x's dtype, inf where none yet.
+        clean_margin: margin loss at x (negative).
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, r: float, clean_margin: Tensor) -> None:
+        self.x, self.y, self.r = x, y, r
+        self.points = x.clone()
+        self.distance = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+        self.clean_margin = clean_margin
+
+    @property
+    def found(self) -> Bool[Tensor, " n"]:
+        return torch.isfinite(self.distance)
+
+    def offer(
+        self, z: Float[Tensor, "m *features"], logits: Float[Tensor, "m k"], rows: Int[Tensor, " m"]
+    ) -> Bool[Tensor, " m"]:
+        """Take every point that is misclassified and closer; returns which points are misclassified at all."""
+        wrong = (margin(logits, self.y[rows]) > decision_slack(logits)) & torch.isfinite(logits).all(1)
+        size = norm(z - self.x[rows], self.r)
+        closer = wrong & (size < self.distance[rows])
+        index = rows[closer]
+        self.points[index] = z[closer].detach()
+        self.distance[index] = size[closer]
+        return wrong
+
+
+def pull_back(queries: ModelQueries, incumbent: Incumbent, steps: int, rows: Tensor | None = None) -> None:
+    """Move incumbents towards their samples along the segment, keeping the misclassified end.
+
+    Bisection whose odd steps interpolate the margin linearly, so that a linear boundary is met in one step.
+    Classification along a segment is not monotone: the result is a crossing, and never further out than before.
+    """
+    rows = incumbent.found.nonzero().squeeze(1) if rows is None else rows[incumbent.found[rows]]
+    if len(rows) == 0:
+        return
+    x, y, far = incumbent.x[rows], incumbent.y[rows], incumbent.points[rows].clone()
+    low, high = torch.zeros_like(incumbent.distance[rows]), torch.ones_like(incumbent.distance[rows])
+    below = incumbent.clean_margin[rows].to(low.dtype)
+    above = torch.full_like(below, torch.nan)
+    for step in range(steps):
+        middle = (low + high) / 2
+        if step % 2 == 0 and step > 0:
+            share = (-below + 0.02 * above.abs()) / (above - below)
+            guess = low + (high - low) * torch.nan_to_num(share, nan=0.5).clamp(0.02, 0.98)
+            middle = torch.where(torch.isfinite(above), guess, middle)
+        z = x + per_sample(middle, x) * (far - x)
+        logits = queries.logits(z)
+        wrong = incumbent.offer(z, logits, rows)
+        value = margin(logits, y).to(low.dtype)
+        high, low = torch.where(wrong, middle, high), torch.where(wrong, low, middle)
+        above, below = torch.where(wrong, value, above), torch.where(wrong, below, value)

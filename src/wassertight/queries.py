@@ -1,0 +1,127 @@
+"""The model as methods see it: in eval mode, in batches, checked, its passes counted, and left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from wassertight.inputs import check_labels
+from wassertight.types import InputError, Model, ModelError, Passes
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""Maps logits (n, k) and labels (n,) to one loss a sample (n,), to be increased."""
+
+
+class ModelQueries:
+    """Counted, batched access to a classifier; a context manager that restores everything it changed.
+
+    Inside the `with` block modules are in eval mode, parameters need no gradient and random draws of the model
+    do not advance the caller's random state. On leaving, every module's mode, every parameter's flag and the
+    random state are as they were.
+
+    Args:
+        model: any callable from (n, *features) to logits (n, classes); an nn.Module's device is used for its passes.
+        batch_size: samples a pass at most; None picks one from the size of a sample.
+
+    >>> queries = ModelQueries(nn.Linear(2, 3))
+    >>> with queries:
+    ...     tuple(queries.logits(torch.zeros(5, 2)).shape), queries.passes.forward
+    ((5, 3), 5)
+    """
+
+    def __init__(self, model: Model, *, batch_size: int | None = None) -> None:
+        if not callable(model):
+            raise ModelError(f"a model must be callable, got {type(model).__name__}")
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        self.model = model
+        self.batch_size = batch_size
+        self.forward_passes = 0
+        self.backward_passes = 0
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self._flags: list[tuple[nn.Parameter, bool]] = []
+        parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        self.device = parameter.device if parameter is not None else None
+
+    def __enter__(self) -> ModelQueries:
+        if isinstance(self.model, nn.Module):
+            self._modes = [(module, module.training) for module in self.model.modules()]
+            self._flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+            self.model.eval()
+            for parameter, _ in self._flags:
+                parameter.requires_grad_(False)
+        devices = [self.device] if self.device is not None and self.device.type == "cuda" else []
+        self._fork = torch.random.fork_rng(devices=devices)
+        self._fork.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._fork.__exit__(kind, error, trace)
+        for module, mode in self._modes:
+            module.training = mode
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
+
+    @property
+    def passes(self) -> Passes:
+        """Passes spent so far, in samples."""
+        return Passes(forward=self.forward_passes, backward=self.backward_passes)
+
+    def _size(self, x: Tensor) -> int:
+        return self.batch_size or max(1, min(1024, 2**23 // max(1, x[0].numel() * 8)))
+
+    def _run(self, x: Tensor) -> Tensor:
+        out = self.model(x.to(self.device) if self.device is not None else x)
+        self.forward_passes += len(x)
+        if not isinstance(out, Tensor) or out.ndim != 2:
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ModelError(f"the model must return a tensor of logits (n, classes), got {shape}")
+        if len(out) != len(x):
+            raise ModelError(f"the model returned {len(out)} rows for {len(x)} samples; it must return one row a sample")
+        if out.shape[1] < 2:
+            raise ModelError(
+                "the model returned one logit a sample; two or more classes are needed "
+                "(for a binary score s, return torch.stack((-s, s), 1) / 2)"
+            )
+        return out
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, k) on x's device, without gradient."""
+        with torch.no_grad():
+            parts = [self._run(part) for part in x.split(self._size(x))]
+        return torch.cat(parts).to(x.device) if len(parts) > 1 else parts[0].to(x.device)
+
+    def clean_logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """Logits of unperturbed inputs; NaN there, or labels without a logit, are the caller's to mend."""
+        logits = self.logits(x)
+        bad = torch.isnan(logits).any(1)
+        if bad.any():
+            raise ModelError(
+                f"the model returned NaN for {int(bad.sum())} of {len(x)} unperturbed samples, "
+                f"first at sample {int(bad.nonzero()[0, 0])}; check its weights and input scaling"
+            )
+        check_labels(y, logits.shape[1])
+        return logits
+
+    def gradient(self, x: Tensor, y: Tensor, loss: LossFunction) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (n, k), losses (n,) and the gradient of each sample's loss in its own input (n, *features).
+
+        Non-finite gradient entries are returned as zero, so that one bad pixel cannot turn an iterate into NaN.
+        """
+        logits, losses, gradients = [], [], []
+        for part, labels in zip(x.split(self._size(x)), y.split(self._size(x)), strict=True):
+            z = part.detach().requires_grad_(True)
+            with torch.enable_grad():
+                out = self._run(z)
+                value = loss(out, labels.to(out.device))
+                (g,) = torch.autograd.grad(value.sum(), z)
+            self.backward_passes += len(part)
+            logits.append(out.detach().to(x.device))
+            losses.append(value.detach().to(x.device))
+            gradients.append(torch.nan_to_num(g.detach(), nan=0.0, posinf=0.0, neginf=0.0))
+        return torch.cat(logits), torch.cat(losses), torch.cat(gradients)

@@ -1,0 +1,9 @@
+"""Threat models: what an adversary may do, as objects that answer questions."""
+
+from wassertight.threats.audit import AuditReport, audit_measure
+from wassertight.threats.base import ThreatModel
+from wassertight.threats.parsing import parse, threat
+from wassertight.threats.pointwise import PointwiseBall
+from wassertight.threats.wasserstein import WassersteinBall
+
+__all__ = ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"]

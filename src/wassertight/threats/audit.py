@@ -1,0 +1,115 @@
+"""The audit: recomputes mass, box, cost and accuracy of a returned measure from scratch, in float64."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wassertight.threats.base import ThreatModel
+from wassertight.transport import DiscreteMeasure
+from wassertight.types import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """What the audit recomputed; only these numbers are reported to users.
+
+    Attributes:
+        accuracy: expectation of "correct" under the measure; a NaN logit counts as correct, so never as success.
+        spent: cost of the coupling sample -> atom, `(sum w d**p)**(1/p)`, the maximum for p = inf.
+        violations: sentences, empty when the measure is admissible.
+        correct: whether each atom is classified correctly, (m,).
+    """
+
+    accuracy: float
+    spent: float
+    violations: tuple[str, ...]
+    correct: Tensor
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+
+def audit_measure(
+    model: Model,
+    x: Float[Tensor, "n *features"],
+    y: Int[Tensor, " n"],
+    threat: ThreatModel,
+    measure: DiscreteMeasure,
+    *,
+    weights: Tensor | None = None,
+    batch_size: int = 256,
+) -> AuditReport:
+    """Check a measure against the data, the threat and the model; shares no code with any attack.
+
+    Recomputes, in float64 from the stored atoms: the mass of every source (1e-12), non-negative weights, atoms
+    finite and exactly inside the box, the transport cost against `radius * (1 + 1e-9)` (`1 + 1e-6` for p = inf),
+    and the accuracy by fresh passes. worst_case.md 9. The caller puts the model in eval mode.
+
+    >>> from wassertight.threats import PointwiseBall
+    >>> x, y = torch.tensor([[0.2, 0.8]]), torch.tensor([1])
+    >>> ball = PointwiseBall(radius=0.1, r=2.0)
+    >>> audit_measure(torch.nn.Identity(), x, y, ball, DiscreteMeasure.empirical(x)).accuracy
+    1.0
+    """
+    violations = []
+    n = len(x)
+    share = torch.full((n,), 1 / n, dtype=torch.float64, device=x.device)
+    if weights is not None:
+        share = weights.to(share)
+    sources = measure.sources.to(x.device)
+    mass = measure.weights.to(x.device)
+    if bool((sources < 0).any()) or bool((sources >= n).any()):
+        return _refused("an atom names a source that is not a sample", measure)
+    if bool((mass < 0).any()) or not bool(torch.isfinite(mass).all()):
+        violations.append("an atom has negative or non-finite mass")
+    gathered = torch.zeros(n, dtype=torch.float64, device=x.device).index_add_(0, sources, mass)
+    off = float((gathered - share).abs().max())
+    if not off <= 1e-12:
+        violations.append(f"the mass of a sample is off by {off:.2e} (allowed 1e-12)")
+    atoms = measure.atoms
+    if not bool(torch.isfinite(atoms).all()):
+        violations.append("an atom is not finite")
+    if threat.bounds is not None:
+        low, high = threat.bounds
+        if bool((atoms < low).any()) or bool((atoms > high).any()):
+            violations.append(f"an atom lies outside the box [{low:g}, {high:g}]")
+    moved, correct = [], []
+    for start in range(0, len(atoms), batch_size):
+        part = slice(start, start + batch_size)
+        difference = (atoms[part].double() - x[sources[part]].double()).flatten(1).abs()
+        if math.isinf(threat.r):
+            moved.append(difference.amax(1))
+        else:
+            moved.append((difference**threat.r).sum(1) ** (1 / threat.r))
+        logits = _answers(model, atoms[part])
+        wrong = (logits.argmax(1) != y[sources[part]].to(logits.device)) & torch.isfinite(logits).all(1)
+        correct.append(~wrong.to(x.device))
+    distance, right = torch.cat(moved), torch.cat(correct)
+    positive = mass > 0
+    if math.isinf(threat.p):
+        spent = float(distance[positive].max()) if bool(positive.any()) else 0.0
+        allowed = threat.radius * (1 + 1e-6)
+    else:
+        spent = float((mass[positive] * distance[positive] ** threat.p).sum()) ** (1 / threat.p)
+        allowed = threat.radius * (1 + 1e-9)
+    if not spent <= allowed:
+        violations.append(f"the measure costs {spent:.9g}, more than the radius {threat.radius:.9g}")
+    accuracy = float((mass * right).sum())
+    return AuditReport(accuracy=accuracy, spent=spent, violations=tuple(violations), correct=right)
+
+
+def _answers(model: Model, atoms: Tensor) -> Tensor:
+    parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    with torch.no_grad():
+        return model(atoms if parameter is None else atoms.to(parameter.device))
+
+
+def _refused(reason: str, measure: DiscreteMeasure) -> AuditReport:
+    nothing = torch.ones(len(measure), dtype=torch.bool, device=measure.atoms.device)
+    return AuditReport(accuracy=1.0, spent=math.inf, violations=(reason,), correct=nothing)

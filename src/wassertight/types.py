@@ -1,0 +1,63 @@
+"""Names every floor shares: the model's type, pass counts, how a call ended, and (from `errors`) the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from torch import Tensor
+
+from wassertight.errors import (
+    WassertightError as WassertightError,
+    InputError as InputError,
+    ThreatError as ThreatError,
+    ModelError as ModelError,
+    DataError as DataError,
+    RunDirectoryError as RunDirectoryError,
+    UnsupportedLayerError as UnsupportedLayerError,
+    AuditError as AuditError,
+    BoxNotice as BoxNotice,
+)
+
+Model: TypeAlias = Callable[[Tensor], Tensor]
+"""Any callable from a batch of inputs (n, *features) to logits (n, classes)."""
+
+Bounds: TypeAlias = "tuple[float, float] | None"
+"""The box of admissible inputs, or None for the whole space."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called as progress(samples_done, samples_total) by long work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """Model passes spent, in samples: a batch of 32 through the model once is 32 forward passes.
+
+    >>> Passes(forward=2) + Passes(forward=1, backward=1)
+    Passes(forward=3, backward=1)
+    """
+
+    forward: int = 0
+    backward: int = 0
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(forward=self.forward + other.forward, backward=self.backward + other.backward)
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward
+
+
+class Status(str, Enum):
+    """How a call ended; every result carries one."""
+
+    COMPLETE = "complete"
+    """The method ran to its own end."""
+    STAGNATED = "stagnated"
+    """Stopped early because nothing improved any more."""
+    PASSES_SPENT = "passes spent"
+    """Stopped at the pass budget; the result is valid but could be better."""
+    FALLBACK = "fallback"
+    """A weaker method answered for some samples, as the caller allowed."""
