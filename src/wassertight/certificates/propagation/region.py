@@ -1,0 +1,87 @@
+"""Input regions - an l_r ball cut by the box, one a sample - and exact minima of linear forms over them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wassertight.geometry import conjugate, norm
+from wassertight.types import Bounds, ThreatError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """`{z : ||z - x_i||_r <= t_i, low <= z <= high}` for every sample.
+
+    Attributes:
+        x: centres (n, *features).
+        t: radii (n,).
+        low, high: the smallest enclosing box of each region, (n, *features).
+    """
+
+    x: Tensor
+    t: Tensor
+    r: float
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, t: Tensor, r: float, bounds: Bounds) -> Region:
+        """The region of every sample; r must be 1, 2 or inf."""
+        if r not in (1, 2) and not math.isinf(r):
+            raise ThreatError(f"certificates are offered for L1, L2 and Linf, got r = {r}")
+        wide = t.view(-1, *(1,) * (x.ndim - 1))
+        low, high = x - wide, x + wide
+        if bounds is not None:
+            low, high = low.clamp_min(bounds[0]), high.clamp_max(bounds[1])
+        return cls(x=x, t=t, r=r, low=low, high=high)
+
+    def minimum(self, a: Tensor, *, tight: bool) -> Tensor:
+        """`min over the region of <a, z>` for coefficients (n, m, *features), shape (n, m).
+
+        Exact for r = inf. For r = 1 and 2 exact (r = 2 up to the accuracy of a dual variable, always from below)
+        when `tight`, else the better of ball alone and box alone.
+        """
+        flat = a.flatten(2)
+        centre = (flat @ self.x.flatten(1)[:, :, None]).squeeze(2)
+        room = torch.where(flat > 0, (self.x - self.low).flatten(1)[:, None], (self.high - self.x).flatten(1)[:, None])
+        size = flat.abs()
+        box = (size * room).sum(2)
+        if math.isinf(self.r):
+            return centre - box
+        ball = self.t[:, None] * norm(flat.flatten(0, 1), conjugate(self.r)).view_as(centre)
+        if not tight:
+            return centre - torch.minimum(ball, box)
+        if self.r == 1:
+            return centre - self._greedy(size, room)
+        return centre - torch.minimum(torch.minimum(ball, box), self._dual(size, room))
+
+    def _greedy(self, size: Tensor, room: Tensor) -> Tensor:
+        """Largest `sum size * d` with `sum d <= t`, `0 <= d <= room`: steepest coordinates first."""
+        order = size.sort(dim=2, descending=True)
+        space = room.gather(2, order.indices)
+        before = space.cumsum(2) - space
+        take = torch.minimum((self.t[:, None, None] - before).clamp_min(0), space)
+        return (order.values * take).sum(2)
+
+    def _dual(self, size: Tensor, room: Tensor) -> Tensor:
+        """Upper bound of `max sum size * d`, `||d||_2 <= t`, `0 <= d <= room`.
+
+        For every s > 0 the value `sum_k max_{d <= room} (size d - d^2 / (2 s)) + t^2 / (2 s)` is a bound; the maximiser
+        is `d = min(s * size, room)`. Bisection finds the s with `||d||_2 = t`; any s is sound.
+        """
+        target = self.t[:, None] ** 2
+        low = self.t[:, None] / norm(size.flatten(0, 1), 2.0).view(size.shape[:2]).clamp_min(1e-300)
+        high = low * 4
+        for _ in range(8):
+            short = (torch.minimum(high[..., None] * size, room) ** 2).sum(2) < target
+            high = torch.where(short, high * 8, high)
+        for _ in range(40):
+            middle = (low * high).sqrt()
+            short = (torch.minimum(middle[..., None] * size, room) ** 2).sum(2) < target
+            low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+        d = torch.minimum(low[..., None] * size, room)
+        return (size * d).sum(2) + ((target - (d**2).sum(2)) / (2 * low.clamp_min(1e-300))).clamp_min(0)

@@ -1,0 +1,139 @@
+"""Loads labelled data: the embedded digits, an .npz file, or tensors, arrays, Datasets and DataLoaders of the caller."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wassertight.types import DataError
+
+_EMBEDDED = {"digits": "UCI optical digits, 8 x 8, 10 classes, 1,297 training and 500 test images (scikit-learn's copy)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData:
+    """Inputs (n, *features) float32 in [0, 1] and labels (n,) int64, in file order."""
+
+    name: str
+    x: Tensor
+    y: Tensor
+
+
+def list_data() -> dict[str, str]:
+    """Embedded data sets and their one-line descriptions."""
+    return dict(_EMBEDDED)
+
+
+def load_data(name: str, *, split: str = "test", n: int | None = None) -> LabelledData:
+    """Load the first n samples of a data set.
+
+    Args:
+        name: `digits`, or the path of an .npz file with `x_test` and `y_test` (or `x` and `y`); images as uint8 or
+            floats in [0, 1], channels last where the last size is 1, 3 or 4 and the second is not, or channels first.
+        split: "test" or "train".
+        n: how many, or None for all.
+
+    Raises:
+        DataError: missing, truncated or mis-shaped file, unknown name (with the nearest one).
+
+    >>> load_data("digits", n=5).x.shape
+    torch.Size([5, 1, 8, 8])
+    """
+    path = Path(__file__).parent / "digits.npz" if name in _EMBEDDED else Path(name)
+    if name not in _EMBEDDED and path.suffix != ".npz":
+        near = difflib.get_close_matches(name, _EMBEDDED, n=1, cutoff=0.0)[0]
+        raise DataError(f"unknown data {name!r}; did you mean {near!r}? Allowed: {', '.join(_EMBEDDED)} or a path to .npz")
+    x, y = _read(path, split)
+    if n is not None and n < 1:
+        raise DataError(f"n must be at least 1, got {n}")
+    return LabelledData(name=name, x=_inputs(x[:n], path), y=_labels(y[:n], path))
+
+
+def _read(path: Path, split: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            for keys in ((f"x_{split}", f"y_{split}"), ("x", "y")):
+                if keys[0] in content and keys[1] in content:
+                    x, y = content[keys[0]], content[keys[1]]
+                    break
+            else:
+                raise DataError(f"{path} needs x_{split} and y_{split} (or x and y), it holds {sorted(content)}")
+    except FileNotFoundError as error:
+        raise DataError(f"no such file: {path}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is not a readable .npz file (truncated, or holding pickled objects): {error}") from error
+    if len(x) == 0 or len(x) != len(y):
+        raise DataError(f"{path}: x and y need the same number of samples, at least one; got {len(x)} and {len(y)}")
+    return x, y
+
+
+def _inputs(x: np.ndarray[Any, Any], path: Path) -> Tensor:
+    if x.dtype == np.uint8:
+        x = x.astype(np.float32) / 255
+    elif not np.issubdtype(x.dtype, np.floating):
+        raise DataError(f"{path}: inputs must be uint8 or floats in [0, 1], got {x.dtype}")
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        x = x.transpose(0, 3, 1, 2)
+    elif x.ndim not in (2, 4):
+        raise DataError(f"{path}: inputs must have shape (n, d), (n, h, w), (n, h, w, c) or (n, c, h, w), got {x.shape}")
+    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+
+
+def _labels(y: np.ndarray[Any, Any], path: Path) -> Tensor:
+    if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
+        raise DataError(f"{path}: labels must be one integer a sample, got {y.dtype} of shape {y.shape}")
+    return torch.from_numpy(y.astype(np.int64))
+
+
+def as_tensors(data: Any, n: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first n samples of whatever the caller has, as (x, y), order kept.
+
+    Args:
+        data: a pair (x, y) of tensors or arrays, LabelledData, a torch Dataset of (input, label) pairs, or a
+            DataLoader of batches (read only as far as needed).
+        n: how many, or None for all.
+
+    Raises:
+        DataError: for anything else, or when nothing is in it.
+
+    >>> as_tensors((np.zeros((4, 2), dtype=np.float32), np.arange(4)), n=3)[1].tolist()
+    [0, 1, 2]
+    """
+    if n is not None and n < 1:
+        raise DataError(f"the number of samples must be at least 1, got {n}")
+    if isinstance(data, LabelledData):
+        return data.x[:n], data.y[:n]
+    if isinstance(data, DataLoader):
+        return _gather(((x, y) for x, y in data), n)
+    if isinstance(data, Dataset):
+        pairs = (data[index] for index in range(len(data)))  # type: ignore[arg-type]
+        return _gather(((torch.as_tensor(x)[None], torch.as_tensor(y).reshape(1)) for x, y in pairs), n)
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        return torch.as_tensor(data[0])[:n], torch.as_tensor(data[1])[:n]
+    raise DataError(f"data must be a pair (x, y), a Dataset or a DataLoader, got {type(data).__name__}")
+
+
+def _gather(batches: Iterable[tuple[Tensor, Tensor]], n: int | None) -> tuple[Tensor, Tensor]:
+    inputs, labels, count = [], [], 0
+    for x, y in batches:
+        inputs.append(x)
+        labels.append(y)
+        count += len(x)
+        if n is not None and count >= n:
+            break
+    if count == 0:
+        raise DataError("the data set is empty; at least one sample is needed")
+    return torch.cat(inputs)[:n], torch.cat(labels)[:n]
