@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -78,6 +78,7 @@ class AttackResult:
         return self.distances.curve(p, radii)
 
 
+@runtime_checkable
 class Attack(Protocol):
     """An attack holds only its knobs; the radius lives in the threat.
 

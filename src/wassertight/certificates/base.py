@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,7 @@ class Certificate:
         return self.radii.curve(p, radii)
 
 
+@runtime_checkable
 class CertificateMethod(Protocol):
     """A certificate holds only its knobs; the radius lives in the threat."""
 

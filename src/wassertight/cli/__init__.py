@@ -1,0 +1,1 @@
+"""The command line; `wassertight.cli.main.main` is its entry point."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -58,7 +59,7 @@ def load_data(name: str, *, split: str = "test", n: int | None = None) -> Labell
     return LabelledData(name=name, x=_inputs(x[:n], path), y=_labels(y[:n], path))
 
 
-def _read(path: Path, split: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _read(path: Path, split: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as content:
             for keys in ((f"x_{split}", f"y_{split}"), ("x", "y")):
@@ -78,7 +79,7 @@ def _read(path: Path, split: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any,
     return x, y
 
 
-def _inputs(x: np.ndarray[Any, Any], path: Path) -> Tensor:
+def _inputs(x: npt.NDArray[Any], path: Path) -> Tensor:
     if x.dtype == np.uint8:
         x = x.astype(np.float32) / 255
     elif not np.issubdtype(x.dtype, np.floating):
@@ -92,7 +93,7 @@ def _inputs(x: np.ndarray[Any, Any], path: Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
 
 
-def _labels(y: np.ndarray[Any, Any], path: Path) -> Tensor:
+def _labels(y: npt.NDArray[Any], path: Path) -> Tensor:
     if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
         raise DataError(f"{path}: labels must be one integer a sample, got {y.dtype} of shape {y.shape}")
     return torch.from_numpy(y.astype(np.int64))

@@ -1,0 +1,47 @@
+"""Evaluation: from a model, data and threats to an audited, resumable record of the bracket."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wassertight.evaluation.catalogue import Method, attack_methods, certificate_methods, find_method
+    from wassertight.evaluation.plan import Plan, make_plan
+    from wassertight.evaluation.result import Report
+    from wassertight.evaluation.run import benchmark, execute
+
+_HOMES = {
+    "Method": "catalogue",
+    "Plan": "plan",
+    "Report": "result",
+    "attack_methods": "catalogue",
+    "benchmark": "run",
+    "certificate_methods": "catalogue",
+    "execute": "run",
+    "find_method": "catalogue",
+    "make_plan": "plan",
+}
+
+__all__ = [
+    "Method",
+    "Plan",
+    "Report",
+    "attack_methods",
+    "benchmark",
+    "certificate_methods",
+    "execute",
+    "find_method",
+    "make_plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a file only when it is used, so that listing methods never loads torch."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"wassertight.evaluation.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'wassertight.evaluation' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

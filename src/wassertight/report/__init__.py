@@ -1,0 +1,7 @@
+"""Showing: terminal tables, figures and the report page, from records only; imports neither torch nor an attack."""
+
+from wassertight.report.page import write_page
+from wassertight.report.plots import bracket_figure, save_figure
+from wassertight.report.tables import results_table
+
+__all__ = ["bracket_figure", "results_table", "save_figure", "write_page"]

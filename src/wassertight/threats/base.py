@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from wassertight.geometry import norm_name
 from wassertight.types import Bounds, ThreatError
 
 
+@runtime_checkable
 class ThreatModel(Protocol):
     """A ball of data laws the adversary may choose from. Inputs x and points z are batches (n, *features).
 

@@ -38,8 +38,8 @@ from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 from wassertight.types import InputError, Model, Progress, Status
 
-_FINAL = 14
-"""Passes kept for the last pull-back (6) and boundary projections (4 times 2)."""
+_LEAN = 30
+"""With fewer iterations left than this, one arm takes them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +125,14 @@ class _Search:
     def __init__(self, queries: ModelQueries, incumbent: Incumbent, threat: ThreatModel, budget: int) -> None:
         self.queries, self.incumbent, self.threat, self.budget = queries, incumbent, threat, budget
         self.steps = 0
+        each = (budget - queries.passes.total) // len(incumbent.x)
+        self.pulls, self.polishes = (6, 4) if each >= 100 else (4, 1)
         self.ranked: Int[Tensor, "n c"] | None = None
         self.starts: Float[Tensor, "n c *features"] | None = None
 
     def remaining(self, samples: int) -> int:
         """Iterations (a forward and a backward pass) left for that many samples, the final ones set aside."""
-        final = _FINAL * len(self.incumbent.x)
+        final = (self.pulls + 2 * self.polishes + 1) * len(self.incumbent.x)
         return max(0, (self.budget - self.queries.passes.total - final) // (2 * max(1, samples)))
 
     def start(self, clean: Tensor, targets: int, *, donor_logits: Tensor, donor_x: Tensor) -> None:
@@ -144,7 +146,7 @@ class _Search:
             polish(self.queries, self.incumbent, self.threat, 3, rows=missing, start=self.starts[missing, 0])
             walk_out(self.queries, self.incumbent, self.threat)
             donors(self.queries, self.incumbent, donor_x, donor_logits)
-        pull_back(self.queries, self.incumbent, 5, missing)
+        pull_back(self.queries, self.incumbent, self.pulls - 1, missing)
 
     def cycles(self) -> bool:
         """Both arms, then the better one in cycles until the budget is used; True if all samples stagnated."""
@@ -154,9 +156,10 @@ class _Search:
         if len(found) == 0:
             return True
         arms = arms_for(best.r)
-        length = max(4, self.remaining(len(found)) // 5)
+        lean = self.remaining(len(found)) < _LEAN
+        length = self.remaining(len(found)) if lean else max(10, self.remaining(len(found)) // 5)
         progress = []
-        for arm in arms:
+        for arm in arms[:1] if lean else arms:
             before = best.distance.clone()
             self._descend(found, min(length, self.remaining(len(found))), [arm] * n)
             progress.append(torch.nan_to_num(best.distance / before, nan=1.0))
@@ -193,5 +196,5 @@ class _Search:
         self.steps += steps
 
     def finish(self) -> None:
-        pull_back(self.queries, self.incumbent, 6)
-        polish(self.queries, self.incumbent, self.threat, 4)
+        pull_back(self.queries, self.incumbent, self.pulls)
+        polish(self.queries, self.incumbent, self.threat, self.polishes)

@@ -42,8 +42,8 @@ def arms_for(r: float) -> tuple[Arm, Arm]:
         )
     if r == 1:
         return (
+            Arm(steepest=False, length=(0.2, 0.003), shrink=(0.5, 0.002)),
             Arm(steepest=False, length=(0.12, 0.0006), shrink=(0.3, 0.001)),
-            Arm(steepest=False, length=(0.2, 0.002), shrink=(0.15, 0.001)),
         )
     return (
         Arm(steepest=False, length=(1.0, 0.003), shrink=(0.05, 0.001)),
@@ -91,7 +91,7 @@ def descend(
         g = _unstopped(g, z, threat)
         unit = g * per_sample(reach / norm(g, 2.0).clamp_min(torch.finfo(g.dtype).tiny), g)
         if bool(steepest.any()):
-            unit = torch.where(per_sample(steepest, g).bool(), dual_direction(g, threat.r), unit)
+            unit = torch.where(per_sample(steepest.to(g.dtype), g) > 0, dual_direction(g, threat.r), unit)
         moved = z + per_sample(length * limit, g) * unit - x
         z = project_box(x + project_ball(moved, ball, threat.r), threat.bounds)
     incumbent.offer(z, queries.logits(z), rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ SUPPORTED = (
 )
 
 
+@runtime_checkable
 class Affine(Protocol):
     """An affine map between feature shapes (no batch dimension in the shapes)."""
 

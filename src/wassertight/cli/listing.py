@@ -1,0 +1,72 @@
+"""The body of `wassertight list`: models, methods, threats and data, without loading more than needed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+
+from wassertight.cli.showing import print_rows
+from wassertight.errors import InputError
+
+KINDS = ("models", "methods", "threats", "data")
+
+_THREATS = (
+    ("Linf@8/255", "every sample moves by at most the radius (pointwise; the same as Winf-Linf@8/255)"),
+    ("W1-Linf@8/255", "the mean distance moved is at most the radius: few samples may move far"),
+    ("W2-Linf@8/255", "the root mean square distance is at most the radius"),
+    ("W2-L2@0.5", "the same with Euclidean ground distance; L1 likewise"),
+    ("W1-Linf@1/255,2/255,4/255", "several radii at once; one attack and one certificate serve them all"),
+)
+
+
+def print_list(kind: str | None, *, as_json: bool) -> None:
+    """Print one list, or all of them.
+
+    Raises:
+        InputError: for an unknown kind, with the nearest one.
+    """
+    if kind is not None and kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.0)[0]
+        raise InputError(f"cannot list {kind!r}; did you mean {near!r}? Allowed: {', '.join(KINDS)}")
+    kinds = KINDS if kind is None else (kind,)
+    tables = {name: _rows(name) for name in kinds}
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    name: [dict(zip(columns, row, strict=True)) for row in rows]
+                    for name, (columns, rows) in tables.items()
+                }
+            )
+        )
+        return
+    for name, (columns, rows) in tables.items():
+        print_rows(name, columns, rows)
+
+
+def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    if kind == "models":
+        from wassertight.models import list_models
+
+        return ("name", "description"), list(list_models().items())
+    if kind == "data":
+        from wassertight.data import list_data
+
+        return ("name", "description"), list(list_data().items())
+    if kind == "threats":
+        return ("threat", "what the adversary may do"), list(_THREATS)
+    from wassertight.evaluation import attack_methods, certificate_methods
+
+    columns = ("name", "kind", "norms", "orders", "reference", "description")
+    return columns, [
+        (
+            method.name,
+            method.kind,
+            " ".join("Linf" if math.isinf(r) else f"L{r:g}" for r in method.norms),
+            method.orders,
+            method.reference,
+            method.description,
+        )
+        for method in (*attack_methods(), *certificate_methods())
+    ]

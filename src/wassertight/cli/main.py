@@ -1,0 +1,282 @@
+"""The command line: evaluate, attack, certify, report, list; and what each exit code means."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wassertight import __version__
+from wassertight.cli import options as opt
+from wassertight.errors import AuditError, WassertightError
+
+EXIT_UNEXPECTED, EXIT_USAGE, EXIT_AUDIT, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+_EXIT_CODES = (
+    "Exit codes: 0 done; 2 bad input or usage; 3 the audit found a result that contradicts itself; "
+    "130 interrupted (the same command again resumes); 1 unexpected."
+)
+
+app = typer.Typer(
+    name="wassertight",
+    help="Attack, certify and bracket a classifier under Wasserstein distribution shift.",
+    epilog="Start here:  [bold]wassertight evaluate[/bold]   (embedded network and data, half a minute)\n\n"
+    + _EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _examples(*lines: str) -> str:
+    return "Examples:\n\n" + "\n\n".join(f"  [bold]{line}[/bold]" for line in lines) + "\n\n" + _EXIT_CODES
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    return None
+
+
+@app.command(
+    epilog=_examples(
+        "wassertight evaluate",
+        "wassertight evaluate -m mypackage.nets:build -d test.npz -t W1-Linf@2/255,8/255 -t W2-L2@0.5 --n 1000",
+        "wassertight evaluate -m shared/data/manifest.json#cifar_cnn_a_adv -d cifar10.npz -t W1-Linf@8/255 --json",
+    )
+)
+def evaluate(
+    model: opt.ModelName = opt.DEFAULT_MODEL,
+    data: opt.DataName = opt.DEFAULT_DATA,
+    threat: opt.Threats = None,
+    n: opt.Count = opt.DEFAULT_N,
+    batch_size: opt.BatchSize = 256,
+    device: opt.Device = "auto",
+    seed: opt.Seed = 0,
+    run_dir: opt.RunDirectory = None,
+    bounds: opt.BoundsText = "0,1",
+    attack: opt.AttackName = "wda++",
+    certificate: opt.CertificateName = "crown",
+    setting: opt.Settings = None,
+    skip_unsupported: opt.SkipUnsupported = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Bracket the worst-case accuracy: attack from above, certify from below, audit both.
+
+    Ends with a table, and with a figure (PDF, SVG, PNG) and a page (HTML) in the run directory.
+
+    Interrupt it at any time: the same command again resumes and gives the identical result. --set goes to the attack.
+    """
+    from wassertight.cli.running import Order, carry_out
+
+    return carry_out(
+        Order(
+            command="evaluate",
+            model=model,
+            data=data,
+            threats=tuple(threat or ()),
+            n=n or None,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            run_dir=run_dir,
+            bounds=bounds,
+            attack=attack,
+            certificate=certificate,
+            attack_settings=tuple(setting or ()),
+            skip_unsupported=skip_unsupported,
+            as_json=as_json,
+            quiet=quiet,
+        )
+    )
+
+
+@app.command(
+    epilog=_examples(
+        "wassertight attack -t W1-Linf@0.05",
+        "wassertight attack --method w-pgd -t W2-L2@0.25,0.5 --set steps=100",
+        "wassertight attack -m mypackage.nets:build -d test.npz -t Linf@8/255 --method pgd --json",
+    )
+)
+def attack(
+    model: opt.ModelName = opt.DEFAULT_MODEL,
+    data: opt.DataName = opt.DEFAULT_DATA,
+    threat: opt.Threats = None,
+    n: opt.Count = opt.DEFAULT_N,
+    batch_size: opt.BatchSize = 256,
+    device: opt.Device = "auto",
+    seed: opt.Seed = 0,
+    run_dir: opt.RunDirectory = None,
+    bounds: opt.BoundsText = "0,1",
+    method: opt.AttackName = "wda++",
+    setting: opt.Settings = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Attack only: an upper bound on the worst-case accuracy. The certified half of the record is null."""
+    from wassertight.cli.running import Order, carry_out
+
+    return carry_out(
+        Order(
+            command="attack",
+            model=model,
+            data=data,
+            threats=tuple(threat or ()),
+            n=n or None,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            run_dir=run_dir,
+            bounds=bounds,
+            attack=method,
+            certificate=None,
+            attack_settings=tuple(setting or ()),
+            as_json=as_json,
+            quiet=quiet,
+        )
+    )
+
+
+@app.command(
+    epilog=_examples(
+        "wassertight certify -t W1-Linf@0.05",
+        "wassertight certify --method interval -m mypackage.nets:build -d test.npz -t Linf@2/255 --json",
+    )
+)
+def certify(
+    model: opt.ModelName = opt.DEFAULT_MODEL,
+    data: opt.DataName = opt.DEFAULT_DATA,
+    threat: opt.Threats = None,
+    n: opt.Count = opt.DEFAULT_N,
+    batch_size: opt.BatchSize = 256,
+    device: opt.Device = "auto",
+    seed: opt.Seed = 0,
+    run_dir: opt.RunDirectory = None,
+    bounds: opt.BoundsText = "0,1",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--certificate", "--method", "-c", help="A name from 'wassertight list methods'.", rich_help_panel="Methods"
+        ),
+    ] = "crown",
+    setting: opt.Settings = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Certify only: a proved lower bound on the worst-case accuracy. The attacked half of the record is null."""
+    from wassertight.cli.running import Order, carry_out
+
+    return carry_out(
+        Order(
+            command="certify",
+            model=model,
+            data=data,
+            threats=tuple(threat or ()),
+            n=n or None,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            run_dir=run_dir,
+            bounds=bounds,
+            attack=None,
+            certificate=method,
+            certificate_settings=tuple(setting or ()),
+            as_json=as_json,
+            quiet=quiet,
+        )
+    )
+
+
+@app.command(epilog=_examples("wassertight report runs/demo", "wassertight report runs/demo --json | jq .results"))
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Directories of finished runs.")],
+    as_json: opt.Json = False,
+) -> int:
+    """Show finished runs again: table, figure and page, from their records alone.
+
+    With --json one run prints its record, several print one object {"runs": [...]}.
+    """
+    from wassertight.cli.reporting import show_again
+
+    return show_again(run_dirs, as_json=as_json)
+
+
+@app.command("list", epilog=_examples("wassertight list methods", "wassertight list models --json"))
+def list_things(
+    kind: Annotated[str | None, typer.Argument(metavar="[models|methods|threats|data]", show_default=False)] = None,
+    as_json: opt.Json = False,
+) -> int:
+    """List what this installation knows: models, methods, threats, data."""
+    from wassertight.cli.listing import print_list
+
+    print_list(kind, as_json=as_json)
+    return 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; errors of the user become one line on standard error."""
+    try:
+        code = app(list(arguments), prog_name="wassertight", standalone_mode=False)
+        if code == EXIT_INTERRUPTED:
+            return _interrupted()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, EOFError):
+        return _interrupted()
+    except AuditError as error:
+        print(f"audit failed: {error}", file=sys.stderr)
+        return EXIT_AUDIT
+    except WassertightError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_UNEXPECTED
+    except Exception as error:
+        return _other(error)
+
+
+def _interrupted() -> int:
+    print("interrupted; what was finished is kept - give the same command again to resume", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _other(error: Exception) -> int:
+    """The command-line parser's exceptions are recognised by what they offer, so that any click will do."""
+    name = type(error).__name__
+    if name == "Abort":
+        return _interrupted()
+    if name == "Exit":
+        return int(getattr(error, "exit_code", 0))
+    if name == "NoArgsIsHelpError":
+        print(getattr(error, "message", "") or "wassertight --help lists the commands", file=sys.stderr)
+        return EXIT_USAGE
+    if hasattr(error, "format_message"):
+        context = getattr(error, "ctx", None)
+        path = getattr(context, "command_path", "wassertight")
+        print(f"error: {error.format_message()} (see {path} --help)", file=sys.stderr)
+        return EXIT_USAGE
+    traceback.print_exc()
+    print("this is unexpected, please report it with the lines above", file=sys.stderr)
+    return EXIT_UNEXPECTED
+
+
+def main() -> None:
+    """Entry point of the `wassertight` command."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,106 @@
+"""The options several commands share, each with its help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+DEFAULT_MODEL = "digits-cnn-robust"
+DEFAULT_DATA = "digits"
+DEFAULT_THREATS = ("W1-Linf@0.01,0.02,0.05,0.1", "W2-Linf@0.01,0.02,0.05,0.1")
+DEFAULT_N = 200
+
+_RUN, _METHODS, _OUTPUT = "Run", "Methods", "Output"
+
+ModelName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A name from 'wassertight list models'; package.module:function (a function that returns your model); "
+        "path/to/manifest.json#name; path/to/network.json.",
+    ),
+]
+DataName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        help="A name from 'wassertight list data', or path/to/file.npz with x_test and y_test (uint8, or floats in "
+        "[0, 1]; channels first or last).",
+    ),
+]
+Threats: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--threat",
+        "-t",
+        help="[W<p>-]L<r>@<radius>[,<radius>...], for example W1-Linf@8/255 or L2@0.25,0.5; give it again for more. "
+        f"Default: {' and '.join(DEFAULT_THREATS)}.",
+        show_default=False,
+    ),
+]
+Count: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--n", "-n", help="Samples: the first so many; 0 for all.", rich_help_panel=_RUN),
+]
+BatchSize: TypeAlias = Annotated[
+    int,
+    typer.Option("--batch-size", "-b", help="Samples a unit of work; smaller needs less memory.", rich_help_panel=_RUN),
+]
+Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=_RUN)]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", rich_help_panel=_RUN)]
+RunDirectory: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        "-o",
+        help="Where the run is kept. The same command again resumes it. Default: runs/<model>-<data>-<hash>.",
+        show_default=False,
+        rich_help_panel=_RUN,
+    ),
+]
+BoundsText: TypeAlias = Annotated[
+    str,
+    typer.Option("--bounds", help="Box of admissible inputs: LOW,HIGH or none.", rich_help_panel=_RUN),
+]
+AttackName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--attack", "--method", "-a", help="A name from 'wassertight list methods'.", rich_help_panel=_METHODS
+    ),
+]
+CertificateName: TypeAlias = Annotated[
+    str,
+    typer.Option("--certificate", "-c", help="A name from 'wassertight list methods'.", rich_help_panel=_METHODS),
+]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A setting of the method, name=value, for example passes=500; give it again for more.",
+        show_default=False,
+        rich_help_panel=_METHODS,
+    ),
+]
+SkipUnsupported: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unsupported",
+        help="Where the certificate cannot read the model: attack only, with a flag, instead of an error.",
+        rich_help_panel=_METHODS,
+    ),
+]
+Json: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print exactly one JSON object on standard output, everything else on standard error.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Quiet: TypeAlias = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress bars, no notices.", rich_help_panel=_OUTPUT)
+]

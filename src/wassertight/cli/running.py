@@ -1,0 +1,140 @@
+"""The body of `evaluate`, `attack` and `certify`: load, plan, carry out, show."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wassertight.cli.options import DEFAULT_THREATS
+from wassertight.cli.showing import print_paths, print_table, write_pictures
+from wassertight.errors import BoxNotice, InputError
+from wassertight.records import Record
+
+EXIT_AUDIT = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One command line, read."""
+
+    command: str
+    model: str
+    data: str
+    threats: tuple[str, ...]
+    n: int | None
+    batch_size: int
+    device: str
+    seed: int
+    run_dir: Path | None
+    bounds: str
+    attack: str | None
+    certificate: str | None
+    attack_settings: tuple[str, ...] = ()
+    certificate_settings: tuple[str, ...] = ()
+    skip_unsupported: bool = False
+    as_json: bool = False
+    quiet: bool = False
+
+
+def carry_out(order: Order) -> int:
+    """Run the order and show its record; returns the exit code: 0, or 3 where the audit found something wrong."""
+    bounds = read_bounds(order.bounds)
+    attack_options, certificate_options = (
+        read_settings(order.attack_settings),
+        read_settings(order.certificate_settings),
+    )
+    from wassertight.data import load_data
+    from wassertight.evaluation import execute, make_plan
+    from wassertight.models import load_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", BoxNotice)
+        warnings.showwarning = _silence if order.quiet else _notice
+        plan = make_plan(
+            load_model(order.model).model,
+            load_data(order.data, n=order.n),
+            list(order.threats or DEFAULT_THREATS),
+            batch_size=order.batch_size,
+            device=order.device,
+            seed=order.seed,
+            attack=order.attack,
+            certificate=order.certificate,
+            bounds=bounds,
+            attack_options=attack_options,
+            certificate_options=certificate_options,
+            skip_unsupported=order.skip_unsupported,
+            command=order.command,
+            model_name=order.model,
+            data_name=order.data,
+        )
+        directory = order.run_dir or plan.default_directory()
+        if not order.quiet:
+            print(f"{order.command}: {order.model} on {order.data}, n = {len(plan.x)}, in {directory}", file=sys.stderr)
+        report = execute(plan, run_dir=directory, progress=not order.quiet)
+        show(report.record, directory, as_json=order.as_json, quiet=order.quiet)
+    return 0 if report.ok else EXIT_AUDIT
+
+
+def show(record: Record, directory: Path, *, as_json: bool, quiet: bool) -> None:
+    """Figure and page into the run directory; the table and their paths, or the one JSON object, on standard output."""
+    pictures = write_pictures(record, directory)
+    if as_json:
+        print(record.to_json())
+    else:
+        print_table(record)
+        print_paths([directory / "record.json", *pictures])
+    if not record.audit.ok:
+        print(f"AUDIT FAILED ({record.audit.violations} violations):", file=sys.stderr)
+        for line in record.audit.details:
+            print(f"  {line}", file=sys.stderr)
+    if not quiet:
+        for flag in record.flags:
+            print(f"flag {flag.name}: {flag.message}. Remedy: {flag.remedy}", file=sys.stderr)
+
+
+def read_bounds(text: str) -> tuple[float, float] | None:
+    """The box as typed.
+
+    >>> read_bounds("0,1"), read_bounds("none")
+    ((0.0, 1.0), None)
+    """
+    if text.strip().lower() == "none":
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--bounds takes LOW,HIGH (for example 0,1) or none, got {text!r}") from None
+    if not low < high:
+        raise InputError(f"--bounds needs LOW < HIGH, got {text!r}")
+    return low, high
+
+
+def read_settings(texts: tuple[str, ...]) -> dict[str, Any] | None:
+    """Settings as typed, name=value, values read as JSON where they are and as text otherwise.
+
+    >>> read_settings(("passes=500", "loss=dlr"))
+    {'passes': 500, 'loss': 'dlr'}
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set takes name=value, for example passes=500; got {text!r}")
+        try:
+            found[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.strip()] = value
+    return found or None
+
+
+def _notice(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if category.__module__.startswith("wassertight"):
+        print(f"notice: {message}", file=sys.stderr)
+
+
+def _silence(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    return None

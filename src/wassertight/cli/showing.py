@@ -1,0 +1,52 @@
+"""What the commands print: tables and paths on standard output; figure and page into the run directory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from wassertight.records import Record
+
+
+def write_pictures(record: Record, directory: Path) -> list[Path]:
+    """The bracket figure (PDF, SVG, PNG) and the page; their paths."""
+    from wassertight.report import save_figure, write_page
+
+    figures = save_figure(record, directory / "bracket")
+    page = directory / "report.html"
+    write_page(record, page)
+    return [*(Path(path) for path in figures), page]
+
+
+def print_table(record: Record) -> None:
+    """The bracket of every threat as a table on standard output."""
+    from wassertight.report import results_table
+
+    console().print(results_table(record))
+
+
+def print_paths(paths: Sequence[Path]) -> None:
+    """Where things lie, one path a line, never wrapped."""
+    for path in paths:
+        sys.stdout.write(f"{path}\n")
+    sys.stdout.flush()
+
+
+def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table of texts."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def console() -> Console:
+    """Standard output, as wide as the terminal, at least 100 columns where there is none."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=max(plain.width, 120))

@@ -1,0 +1,283 @@
+"""Carries out a plan unit by unit, stores every unit when done, and concludes; `benchmark` is the one-line way in."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from torch import Tensor, nn
+
+from wassertight.evaluation.conclusion import Side, conclude_run
+from wassertight.evaluation.plan import Plan, Unit, make_plan
+from wassertight.evaluation.result import Report
+from wassertight.evaluation.sanity import check_answers, mode_flags, model_flags
+from wassertight.evaluation.store import Outcome, Store
+from wassertight.queries import ModelQueries
+from wassertight.records import Flag
+from wassertight.threats import ThreatModel
+from wassertight.types import Bounds, InputError, Model, UnsupportedLayerError
+
+Watch: TypeAlias = Callable[[str, int, int], None]
+"""Called as watch(stage, samples_done, samples_total)."""
+
+
+def benchmark(
+    model: Model,
+    data: Any,
+    threat: str | ThreatModel | Sequence[str | ThreatModel],
+    *,
+    n_examples: int | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    run_dir: str | Path | None = None,
+    attack: Any = "wda++",
+    certificate: Any = "crown",
+    bounds: Bounds = (0.0, 1.0),
+    attack_options: Mapping[str, Any] | None = None,
+    certificate_options: Mapping[str, Any] | None = None,
+    skip_unsupported: bool = False,
+    progress: bool | Watch = True,
+    model_name: str | None = None,
+    data_name: str | None = None,
+) -> Report:
+    """Bracket a classifier's worst-case accuracy: certified below, attacked above.
+
+    Problem: `min over laws Q with W_p(Q, P_n) <= radius of Q(argmax f(z) = y)`, P_n the law of the samples. An attack's
+    flip distances give an upper bound, a certificate's radii a proved lower bound, both through the exact knapsack.
+
+    Args:
+        model: any callable from (n, *features) to logits (n, classes); left as it was.
+        data: a pair (x, y) of tensors or arrays, a torch Dataset, a DataLoader, or what `load_data` returns.
+        threat: a threat string ("W1-Linf@8/255", radii separated by commas), a threat object, or a list of both.
+        n_examples: the first so many samples; None for all.
+        batch_size: samples a unit of work: passes run in such batches, and a killed run loses at most one unit.
+        device: "auto", "cpu", "cuda", ...
+        seed: of every random draw.
+        run_dir: where to keep the run; the same call again resumes it. None keeps nothing on disk.
+        attack, certificate: a name from `wassertight list methods`, a method object, or None to leave that side out.
+        bounds: the box inputs live in, in the unit of the radii; None for the whole space.
+        attack_options, certificate_options: settings of methods given by name.
+        skip_unsupported: leave the certified side out, with a flag, where the certificate cannot read the model.
+        progress: True for bars on standard error, False for none, or a function (stage, done, total).
+        model_name, data_name: names for the record.
+
+    Returns:
+        A Report: `report.clean`, `report.attacked`, `report.certified` of the first threat, `report.results` of all.
+
+    Raises:
+        WassertightError: inputs, model, threat or run directory that cannot be used.
+
+    Reference: the knapsack is the 0-1 case of the duality in 2306.09844 and 2510.10000.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    >>> weight, bias = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([-0.5, 0.5])
+    >>> _ = model[0].load_state_dict({"weight": weight, "bias": bias})
+    >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.5]]), torch.tensor([0, 0])
+    >>> report = benchmark(model, (x, y), "W1-L2@0.1", progress=False)
+    >>> round(report.clean, 4), round(report.attacked, 4), round(report.certified, 4)
+    (1.0, 0.5, 0.5)
+    """
+    plan = make_plan(
+        model,
+        data,
+        threat,
+        n_examples=n_examples,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
+        attack=attack,
+        certificate=certificate,
+        bounds=bounds,
+        attack_options=attack_options,
+        certificate_options=certificate_options,
+        skip_unsupported=skip_unsupported,
+        model_name=model_name,
+        data_name=data_name,
+    )
+    return execute(plan, run_dir=run_dir, progress=progress)
+
+
+def execute(plan: Plan, *, run_dir: str | Path | None = None, progress: bool | Watch = True) -> Report:
+    """Do the units of a plan that are not done yet, then conclude and store the record."""
+    store = Store(None if run_dir is None else Path(run_dir))
+    flags = mode_flags(plan.model)
+    with _placed(plan.model, plan.device), ModelQueries(plan.model, batch_size=plan.batch_size) as queries:
+        torch.manual_seed(plan.seed)
+        clean = check_answers(queries, plan.x, plan.y)
+        flags += model_flags(queries, plan.x, plan.y, clean, gradients=plan.attack is not None)
+        certify = plan.certificate is not None
+        try:
+            _probe(plan, store)
+        except UnsupportedLayerError as error:
+            if not plan.skip_unsupported or plan.attack is None:
+                raise
+            certify = False
+            flags.append(_no_certificate(plan, error))
+        store.claim(plan.configuration)
+        with _watching(progress) as watch:
+            attack = _attack(plan, store, watch)
+            certificate = _certify(plan, store, watch, attack) if certify else Side(outcomes={})
+        record, arrays = conclude_run(plan, queries, clean, attack, certificate, flags)
+    if store.path is None:
+        record = record.model_copy(update={"arrays": None})
+    store.finish(record.to_json(), arrays)
+    return Report(record=record, arrays=arrays, run_dir=store.path)
+
+
+def _attack(plan: Plan, store: Store, watch: Watch) -> Side:
+    def work(unit: Unit, step: Callable[[int, int], None]) -> Outcome:
+        part = slice(unit.start, unit.stop)
+        begun = time.perf_counter()
+        with ModelQueries(plan.model, batch_size=plan.batch_size) as queries:
+            torch.manual_seed(unit.seed)
+            found = plan.attack.find(queries, plan.x[part], plan.y[part], unit.threat, seed=unit.seed, progress=step)
+        tensors = {"points": found.points}
+        if found.measure is not None:
+            measure = found.measure
+            tensors |= {"atoms": measure.atoms, "weights": measure.weights, "sources": measure.sources}
+        facts = {
+            "forward": found.passes.forward,
+            "backward": found.passes.backward,
+            "steps": found.steps,
+            "status": found.status.value,
+            "seconds": time.perf_counter() - begun,
+        }
+        return Outcome(tensors=tensors, facts=facts)
+
+    return _do(plan, store, watch, list(plan.units("attack")), work)
+
+
+def _certify(plan: Plan, store: Store, watch: Watch, attack: Side) -> Side:
+    def work(unit: Unit, step: Callable[[int, int], None]) -> Outcome:
+        part = slice(unit.start, unit.stop)
+        begun = time.perf_counter()
+        torch.manual_seed(unit.seed)
+        bound = plan.certificate(
+            plan.model,
+            plan.x[part],
+            plan.y[part],
+            unit.threat,
+            batch_size=plan.batch_size,
+            upper=_upper(plan, attack, unit),
+            progress=step,
+        )
+        facts = {
+            "forward": bound.passes.forward,
+            "backward": bound.passes.backward,
+            "steps": bound.steps,
+            "status": bound.status.value,
+            "closed": bound.radii.closed,
+            "assumptions": list(bound.assumptions),
+            "seconds": time.perf_counter() - begun,
+        }
+        return Outcome(tensors={"radii": bound.radii.values}, facts=facts)
+
+    return _do(plan, store, watch, list(plan.units("certificate")), work)
+
+
+def _do(
+    plan: Plan,
+    store: Store,
+    watch: Watch,
+    units: list[Unit],
+    work: Callable[[Unit, Callable[[int, int], None]], Outcome],
+) -> Side:
+    total = len(plan.x)
+    outcomes: dict[str, list[Outcome]] = {}
+    for unit in units:
+        size, start, stage = unit.stop - unit.start, unit.start, unit.stage
+        watch(stage, start, total)
+        outcome = store.load(unit.key)
+        if outcome is None or any(len(outcome.tensors.get(name, ())) != size for name in _expected(unit)):
+
+            def step(done: int, of: int, size: int = size, start: int = start, stage: str = stage) -> None:
+                watch(stage, start + size * done // max(of, 1), total)
+
+            outcome = work(unit, step)
+            outcome = Outcome(tensors={k: v.detach().cpu() for k, v in outcome.tensors.items()}, facts=outcome.facts)
+            store.save(unit.key, outcome)
+        outcomes.setdefault(stage, []).append(outcome)
+        watch(stage, unit.stop, total)
+    return Side(outcomes=outcomes)
+
+
+def _expected(unit: Unit) -> tuple[str, ...]:
+    return ("points",) if unit.kind == "attack" else ("radii",)
+
+
+def _upper(plan: Plan, attack: Side, unit: Unit) -> Tensor | None:
+    """Distances an attack found for these samples, to start a certificate's search; None if they depend on radii."""
+    for other in plan.units("attack"):
+        if other.shared and other.threat.r == unit.threat.r:
+            points = attack.joined(other.stage, "points")[unit.start : unit.stop]
+            part = plan.x[unit.start : unit.stop]
+            distance = unit.threat.cost(points.to(part.device), part)
+            return torch.where(distance > 0, distance, torch.inf)
+    return None
+
+
+def _probe(plan: Plan, store: Store) -> None:
+    """Certify one sample roughly, so that a model the certificate cannot read is refused before the attack has run."""
+    first = next(plan.units("certificate"), None)
+    if first is None or (store.path is not None and store.load(first.key) is not None):
+        return
+    method = plan.certificate
+    if dataclasses.is_dataclass(method) and any(item.name == "steps" for item in dataclasses.fields(method)):
+        method = dataclasses.replace(method, steps=1)  # type: ignore[type-var]
+    method(plan.model, plan.x[:1], plan.y[:1], first.threat)
+
+
+def _no_certificate(plan: Plan, error: UnsupportedLayerError) -> Flag:
+    return Flag(
+        name="no-certificate",
+        message=f"{plan.certificate_name} cannot read the model, so nothing is certified: {error}",
+        remedy="replace the operation, or name another certificate",
+    )
+
+
+@contextmanager
+def _placed(model: Model, device: torch.device) -> Iterator[None]:
+    """The module on the run's device, and back where it was afterwards."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if not isinstance(model, nn.Module) or parameter is None or parameter.device == device:
+        yield
+        return
+    if len({item.device for item in model.parameters()}) > 1:
+        raise InputError("the model lies on several devices; give device='cpu' or move it to one device first")
+    home = parameter.device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(home)
+
+
+@contextmanager
+def _watching(progress: bool | Watch) -> Iterator[Watch]:
+    """A function that shows progress: nothing, the caller's own, or bars with the time left on standard error."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    if not progress:
+        yield lambda stage, done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def watch(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage.replace("-", " ", 1), total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield watch

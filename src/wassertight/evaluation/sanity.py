@@ -1,0 +1,146 @@
+"""Health checks of a model and of what was found, each finding with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from wassertight.queries import ModelQueries
+from wassertight.records import Flag
+from wassertight.types import Model, ModelError
+
+_SAMPLES = 64
+_FEW = 0.1
+_TWO_FACED = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
+
+def check_answers(queries: ModelQueries, x: Tensor, y: Tensor) -> Tensor:
+    """Logits of all unmoved samples (n, k), or a ModelError that says what the model did with them."""
+    try:
+        return queries.clean_logits(x, y)
+    except (RuntimeError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"the model failed on a batch of inputs of shape {tuple(x.shape)} and type {x.dtype}: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+        ) from error
+
+
+def model_flags(queries: ModelQueries, x: Tensor, y: Tensor, clean: Tensor, *, gradients: bool) -> list[Flag]:
+    """What is odd about the model's answers and gradients on a few samples; its passes are not counted as the attack's.
+
+    Args:
+        x, y: inputs (n, *features) and labels (n,).
+        clean: logits of x, (n, k).
+        gradients: whether gradients will be needed, so that their absence is an error.
+
+    Raises:
+        ModelError: gradients are needed and the model has none.
+    """
+    flags = []
+    part, labels, first = x[:_SAMPLES], y[:_SAMPLES], clean[:_SAMPLES]
+    again = queries.logits(part)
+    if not torch.allclose(again, first, rtol=1e-3, atol=1e-3 * float(first.abs().max().clamp_max(1e30))):
+        flags.append(
+            Flag(
+                name="randomised-model",
+                message="two passes over the same inputs give different logits",
+                remedy="fix the model's randomness, or average many draws inside the model and attack the average",
+            )
+        )
+    if bool(((first >= 0) & (first <= 1)).all()) and torch.allclose(
+        first.sum(1), torch.ones_like(first[:, 0]), atol=1e-4
+    ):
+        flags.append(
+            Flag(
+                name="probabilities",
+                message="the outputs look like probabilities (rows sum to one), not logits",
+                remedy="return the values before the softmax; saturated probabilities hide gradients from attacks",
+            )
+        )
+    right = float((clean.argmax(1) == y).double().mean())
+    if len(x) >= 20 and right < 1.5 / clean.shape[1]:
+        flags.append(
+            Flag(
+                name="near-chance",
+                message=f"clean accuracy is {right:.3f} with {clean.shape[1]} classes",
+                remedy="check the order of classes, the input scaling and the normalisation",
+            )
+        )
+    return flags + (_gradient_flags(queries.model, queries.device, part, labels) if gradients else [])
+
+
+def mode_flags(model: Model) -> list[Flag]:
+    """Whether layers that act differently in training mode were handed over in it; called before the mode changes."""
+    if isinstance(model, nn.Module) and any(m.training and isinstance(m, _TWO_FACED) for m in model.modules()):
+        return [
+            Flag(
+                name="training-mode",
+                message="the model was in training mode; it was evaluated in eval mode and put back",
+                remedy="call model.eval() if eval mode is what you mean, and read the clean accuracy to be sure",
+            )
+        ]
+    return []
+
+
+def outcome_flags(attacked: Mapping[str, Tensor], reach: Mapping[str, float]) -> list[Flag]:
+    """Signs of masked gradients: samples for which nothing was found, although half the box would be reached.
+
+    Args:
+        attacked: per norm, distances (n,) of the clean-correct samples, inf where nothing was found.
+        reach: per norm, a displacement no classifier of natural inputs should survive, in pixel units.
+    """
+    flags = []
+    for norm, distances in attacked.items():
+        if len(distances) == 0:
+            continue
+        lost = float((distances > reach[norm]).double().mean())
+        if lost > _FEW:
+            flags.append(
+                Flag(
+                    name="nothing-found",
+                    message=f"for {100 * lost:.0f}% of the samples no flip was found within {norm} {reach[norm]:g}",
+                    remedy="gradients may be masked: look for saturated, rounding or quantising layers, "
+                    "and read the attacked value as a weak upper bound",
+                )
+            )
+    return flags
+
+
+def _gradient_flags(model: Model, device: torch.device | None, x: Tensor, y: Tensor) -> list[Flag]:
+    z = (x if device is None else x.to(device)).detach().clone().requires_grad_(True)
+    labels = y.to(z.device)
+    try:
+        with torch.enable_grad():
+            out = model(z)
+            true = out.gather(1, labels.to(out.device)[:, None]).squeeze(1)
+            others = out.scatter(1, labels.to(out.device)[:, None], -torch.inf).amax(1)
+            (g,) = torch.autograd.grad((others - true).sum(), z)
+    except RuntimeError as error:
+        raise ModelError(
+            "the model's output has no gradient in its input (detached, no_grad or a non-differentiable step): "
+            f"{str(error).splitlines()[0]}; gradient attacks need one. Certify only, or give a differentiable model"
+        ) from error
+    flags = []
+    g = g.flatten(1)
+    broken = float((~torch.isfinite(g)).any(1).double().mean())
+    if broken > 0:
+        flags.append(
+            Flag(
+                name="non-finite-gradients",
+                message=f"the gradient of {100 * broken:.0f}% of the first samples holds NaN or infinite values",
+                remedy="look for square roots, logarithms or divisions at zero in the model; such entries were ignored",
+            )
+        )
+    flat = float((g == 0).all(1).double().mean())
+    if flat > _FEW:
+        flags.append(
+            Flag(
+                name="zero-gradients",
+                message=f"the gradient of {100 * flat:.0f}% of the first samples is exactly zero",
+                remedy="the attacked value may be far too high: look for saturated or rounding layers; "
+                "evaluate the logits before them",
+            )
+        )
+    return flags

@@ -1,0 +1,130 @@
+"""The run directory: configuration, finished units, arrays and record, every file written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from wassertight.types import RunDirectoryError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one finished unit left: its tensors and its facts (JSON)."""
+
+    tensors: dict[str, Tensor] = field(repr=False)
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A run directory, or nothing at all when `path` is None.
+
+    Layout: `config.json`, `units/<key>.safetensors`, `record.json`, `arrays.safetensors`.
+    """
+
+    path: Path | None
+
+    def claim(self, configuration: Mapping[str, Any]) -> None:
+        """Take the directory for a configuration: new, or the same one resumed.
+
+        Raises:
+            RunDirectoryError: if it holds a run of another configuration (naming what differs), something that is
+                not a run, or cannot be written. Nothing is overwritten.
+        """
+        if self.path is None:
+            return
+        file = self.path / "config.json"
+        if file.exists():
+            _compare(self.path, _read(file), json.loads(json.dumps(configuration)))
+            return
+        try:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise RunDirectoryError(
+                    f"{self.path} exists and is not a run directory (no config.json); give an empty or a new one"
+                )
+            (self.path / "units").mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(configuration, indent=1).encode())
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write the run directory {self.path}: {error}") from error
+
+    def load(self, key: str) -> Outcome | None:
+        """A finished unit, or None where it is missing or unreadable (it is then done again)."""
+        if self.path is None or not (file := self._unit(key)).exists():
+            return None
+        try:
+            with safe_open(file, framework="pt") as content:
+                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+                facts = json.loads((content.metadata() or {})["facts"])
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return None
+        return Outcome(tensors=tensors, facts=facts)
+
+    def save(self, key: str, outcome: Outcome) -> None:
+        """Keep a finished unit at once, so that a killed run loses at most the unit it was in."""
+        if self.path is None:
+            return
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in outcome.tensors.items()}
+        self._unit(key).parent.mkdir(exist_ok=True)
+        write_whole(self._unit(key), save(tensors, metadata={"facts": json.dumps(outcome.facts)}))
+
+    def finish(self, record: str, arrays: Mapping[str, Tensor]) -> None:
+        """Write the arrays, then the record: a record on disk means that the run is complete."""
+        if self.path is None:
+            return
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
+        write_whole(self.path / "arrays.safetensors", save(tensors))
+        write_whole(self.path / "record.json", record.encode())
+
+    def _unit(self, key: str) -> Path:
+        assert self.path is not None
+        return self.path / "units" / f"{key}.safetensors"
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write through a temporary neighbour and rename, so that no reader ever sees half a file.
+
+    Raises:
+        RunDirectoryError: when the disk refuses.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunDirectoryError(f"cannot write {file}: {error}") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{file} is not readable: {error}; give another run directory") from error
+    if not isinstance(content, dict):
+        raise RunDirectoryError(f"{file} is not a run's configuration; give another run directory")
+    return content
+
+
+def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    differing = [
+        f"{key} ({old.get(key, 'absent')} there, {new.get(key, 'absent')} now)"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise RunDirectoryError(
+            f"{path} holds a run of another configuration: {'; '.join(differing)}. "
+            "Give another --run-dir (run_dir=...), or the same settings to resume; nothing was overwritten"
+        )

@@ -1,0 +1,34 @@
+"""The public face is short, explicit and documented."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+import pytest
+
+PUBLIC = {
+    "wassertight": [
+        "DiscreteMeasure", "FlipDistances", "Report", "__version__", "attacks", "benchmark", "certificates", "data",
+        "evaluation", "load_data", "load_model", "models", "report", "threat", "threats",
+    ],
+    "wassertight.attacks": ["FGSM", "PGD", "Attack", "AttackResult", "Found", "MinimumNorm", "WDAPlusPlus", "conclude"],
+    "wassertight.certificates": ["Certificate", "CertificateMethod", "IntervalPropagation", "LinearPropagation"],
+    "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
+    "wassertight.transport": [
+        "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
+        "sample_distances",
+    ],
+    "wassertight.report": ["bracket_figure", "results_table", "save_figure", "write_page"],
+    "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_exports(name: str) -> None:
+    module = importlib.import_module(name)
+    assert sorted(module.__all__) == sorted(PUBLIC[name])
+    for export in module.__all__:
+        value = getattr(module, export)
+        if inspect.isclass(value) or inspect.isfunction(value) or inspect.ismodule(value):
+            assert inspect.getdoc(value), f"{name}.{export} has no docstring"
