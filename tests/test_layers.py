@@ -28,7 +28,9 @@ ALLOWED = {
     "threats": BASE | {"transport", "geometry"},
     "attacks": BASE | INPUT | {"threats", "transport", "geometry", "losses"},
     "certificates": BASE | INPUT | {"threats", "transport", "geometry"},
-    "evaluation": BASE | INPUT | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data"},
+    "evaluation": BASE
+    | INPUT
+    | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data"},
     "report": {"records", "errors"},
     "cli": BASE | {"evaluation", "report", "models", "data", "records", "threats"},
 }
@@ -48,7 +50,11 @@ def _imported_rooms(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "wassertight" else [node.module or ""]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "wassertight"
+                else [node.module or ""]
+            )
         rooms |= {name.split(".")[1] for name in names if name.startswith("wassertight.")}
     return rooms
 

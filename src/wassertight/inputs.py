@@ -87,7 +87,9 @@ def check_weights(weights: Tensor | None, n: int) -> Tensor:
         return torch.full((n,), 1.0 / n, dtype=torch.float64)
     weights = weights.detach().to(torch.float64)
     if weights.shape != (n,) or not torch.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
-        raise InputError(f"weights must be {n} finite numbers >= 0 with a positive sum, got shape {tuple(weights.shape)}")
+        raise InputError(
+            f"weights must be {n} finite numbers >= 0 with a positive sum, got shape {tuple(weights.shape)}"
+        )
     return weights / weights.sum()
 
 

@@ -82,7 +82,9 @@ class ModelQueries:
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ModelError(f"the model must return a tensor of logits (n, classes), got {shape}")
         if len(out) != len(x):
-            raise ModelError(f"the model returned {len(out)} rows for {len(x)} samples; it must return one row a sample")
+            raise ModelError(
+                f"the model returned {len(out)} rows for {len(x)} samples; it must return one row a sample"
+            )
         if out.shape[1] < 2:
             raise ModelError(
                 "the model returned one logit a sample; two or more classes are needed "
@@ -93,7 +95,7 @@ class ModelQueries:
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, k) on x's device, without gradient."""
         with torch.no_grad():
-            parts = [self._run(part) for part in x.split(self._size(x))]
+            parts = [self._run(part) for part in torch.split(x, self._size(x))]
         return torch.cat(parts).to(x.device) if len(parts) > 1 else parts[0].to(x.device)
 
     def clean_logits(self, x: Tensor, y: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class ModelQueries:
         Non-finite gradient entries are returned as zero, so that one bad pixel cannot turn an iterate into NaN.
         """
         logits, losses, gradients = [], [], []
-        for part, labels in zip(x.split(self._size(x)), y.split(self._size(x)), strict=True):
+        for part, labels in zip(torch.split(x, self._size(x)), torch.split(y, self._size(x)), strict=True):
             z = part.detach().requires_grad_(True)
             with torch.enable_grad():
                 out = self._run(z)

@@ -75,6 +75,8 @@ class Summary(_Part):
 
 
 class DistanceSummary(_Part):
+    """Distances of both sides under one ground norm; null where a side was not run."""
+
     attacked: Summary | None = None
     certified: Summary | None = None
 

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import TypeAlias
 
 from torch import Tensor
 
 from wassertight.errors import (
-    WassertightError as WassertightError,
-    InputError as InputError,
-    ThreatError as ThreatError,
-    ModelError as ModelError,
-    DataError as DataError,
-    RunDirectoryError as RunDirectoryError,
-    UnsupportedLayerError as UnsupportedLayerError,
     AuditError as AuditError,
+)
+from wassertight.errors import (
     BoxNotice as BoxNotice,
+)
+from wassertight.errors import (
+    DataError as DataError,
+)
+from wassertight.errors import (
+    InputError as InputError,
+)
+from wassertight.errors import (
+    ModelError as ModelError,
+)
+from wassertight.errors import (
+    RunDirectoryError as RunDirectoryError,
+)
+from wassertight.errors import (
+    ThreatError as ThreatError,
+)
+from wassertight.errors import (
+    UnsupportedLayerError as UnsupportedLayerError,
+)
+from wassertight.errors import (
+    WassertightError as WassertightError,
 )
 
 Model: TypeAlias = Callable[[Tensor], Tensor]
@@ -50,7 +66,7 @@ class Passes:
         return self.forward + self.backward
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """How a call ended; every result carries one."""
 
     COMPLETE = "complete"

@@ -34,7 +34,9 @@ def test_several_radii() -> None:
         threat("Linf@1,2")
 
 
-@pytest.mark.parametrize("text", ["W1Linf@8/255", "Linf", "L3x@1", "", "W1-Linf@a", "Linf@1/0", "Linf@-1", "W0.5-L2@1", "Linf@nan"])
+@pytest.mark.parametrize(
+    "text", ["W1Linf@8/255", "Linf", "L3x@1", "", "W1-Linf@a", "Linf@1/0", "Linf@-1", "W0.5-L2@1", "Linf@nan"]
+)
 def test_unknown_strings_teach(text: str) -> None:
     with pytest.raises(ThreatError, match=r"did you mean|not a number|>= 0|>= 1|radius"):
         parse(text)
@@ -43,7 +45,11 @@ def test_unknown_strings_teach(text: str) -> None:
 @pytest.mark.parametrize("p", [1.5, 2.0, 4.0])
 @pytest.mark.parametrize("r", [1.0, 2.0, math.inf])
 def test_first_order_step_spends_exactly_the_unit(p: float, r: float) -> None:
-    ball, g, x = WassersteinBall(radius=1, p=p, r=r, bounds=None), torch.randn(30, 7, dtype=torch.float64), torch.zeros(30, 7, dtype=torch.float64)
+    ball, g, x = (
+        WassersteinBall(radius=1, p=p, r=r, bounds=None),
+        torch.randn(30, 7, dtype=torch.float64),
+        torch.zeros(30, 7, dtype=torch.float64),
+    )
     assert ball.spent(x + ball.steepest(g), x) == pytest.approx(1)
     assert torch.isfinite(ball.steepest(torch.zeros_like(g))).all()
 

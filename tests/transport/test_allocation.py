@@ -115,7 +115,9 @@ def test_budget_left_over_and_label_cost() -> None:
     assert flips.relabelled(0.05).values.tolist() == [0.05, 0.05]
 
 
-@pytest.mark.parametrize(("d", "w"), [([-1.0], None), ([], None), ([1.0], [math.nan]), ([1.0], [0.0]), ([1.0], [1.0, 1.0])])
+@pytest.mark.parametrize(
+    ("d", "w"), [([-1.0], None), ([], None), ([1.0], [math.nan]), ([1.0], [0.0]), ([1.0], [1.0, 1.0])]
+)
 def test_bad_input(d: list[float], w: list[float] | None) -> None:
     with pytest.raises(InputError):
         FlipDistances.attacked(_tensor(d), None if w is None else _tensor(w))
@@ -137,7 +139,9 @@ def test_segments_against_linear_program(n: int, m: int, seed: int, budget: floa
     w /= w.sum()
     got = allocate_segments(torch.tensor(c), torch.tensor(h), budget, torch.tensor(w))
     equal = np.kron(np.eye(n), np.ones(m))
-    program = linprog(-(w[:, None] * h).ravel(), A_ub=(w[:, None] * c).ravel()[None], b_ub=[budget], A_eq=equal, b_eq=np.ones(n))
+    program = linprog(
+        -(w[:, None] * h).ravel(), A_ub=(w[:, None] * c).ravel()[None], b_ub=[budget], A_eq=equal, b_eq=np.ones(n)
+    )
     assert got.value == pytest.approx(-program.fun, abs=1e-7)
     assert got.spent <= budget + 1e-12
     assert int((got.lower != got.upper).sum()) <= 1
@@ -166,7 +170,9 @@ def test_cost_against_pot(p: float) -> None:
     assert plan.spent == pytest.approx(exact, abs=1e-9)
     assert plan.spent == pytest.approx(0.2, abs=1e-9)
     whole = mean_cost((z - x).abs().squeeze(1), flips.weights, p)
-    assert whole == pytest.approx(ot.emd2(flips.weights.numpy(), flips.weights.numpy(), (x - z.T).abs().numpy() ** p) ** (1 / p))
+    assert whole == pytest.approx(
+        ot.emd2(flips.weights.numpy(), flips.weights.numpy(), (x - z.T).abs().numpy() ** p) ** (1 / p)
+    )
 
 
 def test_population_bound_holds() -> None:

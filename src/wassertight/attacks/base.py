@@ -90,21 +90,44 @@ class Attack(Protocol):
     separable: ClassVar[bool]
 
     def find(
-        self, queries: ModelQueries, x: Tensor, y: Tensor, threat: ThreatModel, *, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        queries: ModelQueries,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> Found:
         """Search for misclassified points near x."""
 
     def __call__(
-        self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int | None = None, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> AttackResult:
         """Attack the empirical law of exactly these samples."""
 
 
 def run_attack(
-    attack: Attack, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int | None = None,
-    seed: int = 0, weights: Tensor | None = None, progress: Progress | None = None,
+    attack: Attack,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    weights: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> AttackResult:
     """Check the input, search, and conclude: the body of every attack's call."""
     begun = time.perf_counter()
@@ -116,8 +139,15 @@ def run_attack(
 
 
 def conclude(
-    method: str, queries: ModelQueries, x: Float[Tensor, "n *features"], y: Int[Tensor, " n"], threat: ThreatModel,
-    found: Found, *, weights: Tensor | None = None, begun: float | None = None,
+    method: str,
+    queries: ModelQueries,
+    x: Float[Tensor, "n *features"],
+    y: Int[Tensor, " n"],
+    threat: ThreatModel,
+    found: Found,
+    *,
+    weights: Tensor | None = None,
+    begun: float | None = None,
 ) -> AttackResult:
     """From found points to an audited result: re-classify, re-measure, allocate, audit.
 
@@ -143,11 +173,21 @@ def conclude(
     if not audit.ok:
         raise AuditError(f"{method} under {threat.name} failed its audit: " + "; ".join(audit.violations))
     return AttackResult(
-        method=method, threat=threat, accuracy=audit.accuracy,
-        clean_accuracy=float(mass[clean_right].sum()), spent=audit.spent, measure=measure, points=points,
-        distances=flips, allocation=allocation, status=found.status, steps=found.steps,
-        converged=found.status in (Status.COMPLETE, Status.STAGNATED), passes=found.passes,
-        seconds=time.perf_counter() - begun, audit=audit,
+        method=method,
+        threat=threat,
+        accuracy=audit.accuracy,
+        clean_accuracy=float(mass[clean_right].sum()),
+        spent=audit.spent,
+        measure=measure,
+        points=points,
+        distances=flips,
+        allocation=allocation,
+        status=found.status,
+        steps=found.steps,
+        converged=found.status in (Status.COMPLETE, Status.STAGNATED),
+        passes=found.passes,
+        seconds=time.perf_counter() - begun,
+        audit=audit,
     )
 
 

@@ -83,8 +83,16 @@ class PGD:
             loss_by_name(self.loss)
 
     def __call__(
-        self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int | None = None, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> AttackResult:
         """Attack the empirical law of exactly these samples."""
         return run_attack(
@@ -92,8 +100,15 @@ class PGD:
         )
 
     def find(
-        self, queries: ModelQueries, x: Tensor, y: Tensor, threat: ThreatModel, *, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        queries: ModelQueries,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> Found:
         """Ascend, keep what flips; in reference mode also the best common iterate's measure."""
         before = queries.passes
@@ -135,7 +150,9 @@ class PGD:
             measure = None
         spent = queries.passes
         return Found(
-            points=points, steps=self.steps * self.restarts, measure=measure,
+            points=points,
+            steps=self.steps * self.restarts,
+            measure=measure,
             passes=Passes(forward=spent.forward - before.forward, backward=spent.backward - before.backward),
         )
 
@@ -174,8 +191,16 @@ class FGSM:
         return PGD(steps=1, step_factor=1.0, loss=self.loss, mode=self.mode)
 
     def __call__(
-        self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int | None = None, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> AttackResult:
         """Attack the empirical law of exactly these samples."""
         return run_attack(
@@ -183,8 +208,15 @@ class FGSM:
         )
 
     def find(
-        self, queries: ModelQueries, x: Tensor, y: Tensor, threat: ThreatModel, *, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        queries: ModelQueries,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> Found:
         """The one step of PGD with steps = 1."""
         return self._as_pgd().find(queries, x, y, threat, seed=seed, weights=weights, progress=progress)

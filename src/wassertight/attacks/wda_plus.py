@@ -76,8 +76,16 @@ class WDAPlusPlus:
         return self.mode == "reference" and self.step is None
 
     def __call__(
-        self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int | None = None, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> AttackResult:
         """Attack the empirical law of exactly these samples."""
         return run_attack(
@@ -85,8 +93,15 @@ class WDAPlusPlus:
         )
 
     def find(
-        self, queries: ModelQueries, x: Tensor, y: Tensor, threat: ThreatModel, *, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        queries: ModelQueries,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> Found:
         """Minimum-norm points of every sample."""
         if self.mode == "default":
@@ -127,7 +142,8 @@ class WDAPlusPlus:
         points[hit] = high
         spent = queries.passes
         return Found(
-            points=points, steps=self.steps,
+            points=points,
+            steps=self.steps,
             passes=Passes(forward=spent.forward - before.forward, backward=spent.backward - before.backward),
         )
 

@@ -54,8 +54,16 @@ class CertificateMethod(Protocol):
     name: ClassVar[str]
 
     def __call__(
-        self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int | None = None,
-        weights: Tensor | None = None, upper: Tensor | None = None, progress: Progress | None = None,
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        batch_size: int | None = None,
+        weights: Tensor | None = None,
+        upper: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> Certificate:
         """Certify the empirical law of exactly these samples.
 

@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from wassertight.types import DataError
 
-_EMBEDDED = {"digits": "UCI optical digits, 8 x 8, 10 classes, 1,297 training and 500 test images (scikit-learn's copy)"}
+_EMBEDDED = {
+    "digits": "UCI optical digits, 8 x 8, 10 classes, 1,297 training and 500 test images (scikit-learn's copy)"
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,9 @@ def load_data(name: str, *, split: str = "test", n: int | None = None) -> Labell
     path = Path(__file__).parent / "digits.npz" if name in _EMBEDDED else Path(name)
     if name not in _EMBEDDED and path.suffix != ".npz":
         near = difflib.get_close_matches(name, _EMBEDDED, n=1, cutoff=0.0)[0]
-        raise DataError(f"unknown data {name!r}; did you mean {near!r}? Allowed: {', '.join(_EMBEDDED)} or a path to .npz")
+        raise DataError(
+            f"unknown data {name!r}; did you mean {near!r}? Allowed: {', '.join(_EMBEDDED)} or a path to .npz"
+        )
     x, y = _read(path, split)
     if n is not None and n < 1:
         raise DataError(f"n must be at least 1, got {n}")
@@ -73,7 +77,9 @@ def _read(path: Path, split: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is not a readable .npz file (truncated, or holding pickled objects): {error}") from error
+        raise DataError(
+            f"{path} is not a readable .npz file (truncated, or holding pickled objects): {error}"
+        ) from error
     if len(x) == 0 or len(x) != len(y):
         raise DataError(f"{path}: x and y need the same number of samples, at least one; got {len(x)} and {len(y)}")
     return x, y
@@ -89,7 +95,9 @@ def _inputs(x: npt.NDArray[Any], path: Path) -> Tensor:
     elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         x = x.transpose(0, 3, 1, 2)
     elif x.ndim not in (2, 4):
-        raise DataError(f"{path}: inputs must have shape (n, d), (n, h, w), (n, h, w, c) or (n, c, h, w), got {x.shape}")
+        raise DataError(
+            f"{path}: inputs must have shape (n, d), (n, h, w), (n, h, w, c) or (n, c, h, w), got {x.shape}"
+        )
     return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
 
 

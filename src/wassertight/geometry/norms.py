@@ -39,7 +39,8 @@ def norm(d: Float[Tensor, "n *features"], r: float, *, dtype: torch.dtype | None
     >>> norm(torch.tensor([[3.0, -4.0]]), 2.0).tolist()
     [5.0]
     """
-    return torch.linalg.vector_norm(d.flatten(1), ord=r, dim=1, dtype=dtype)
+    size: Tensor = torch.linalg.vector_norm(d.flatten(1), ord=r, dim=1, dtype=dtype)
+    return size
 
 
 def per_sample(v: Float[Tensor, " n"], like: Float[Tensor, "n *features"]) -> Tensor:
@@ -65,4 +66,5 @@ def dual_direction(g: Float[Tensor, "n *features"], r: float) -> Float[Tensor, "
     s = conjugate(r)
     scaled = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
     size = torch.linalg.vector_norm(scaled, ord=s, dim=1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
-    return (scaled.sign() * (scaled.abs() / size) ** (s - 1)).view_as(g)
+    power: Tensor = scaled.sign() * (scaled.abs() / size) ** (s - 1)
+    return power.view_as(g)

@@ -86,7 +86,8 @@ class _Block(nn.Module):
         h = self.bn1(x.transpose(1, 2)).transpose(1, 2)
         n, tokens, dim = h.shape
         q, k, v = (
-            layer(h).view(n, tokens, self.heads, dim // self.heads).transpose(1, 2) for layer in (self.q, self.k, self.v)
+            layer(h).view(n, tokens, self.heads, dim // self.heads).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
         )
         weights = (q @ k.transpose(2, 3) * self.scale).softmax(-1)
         x = x + self.o((weights @ v).transpose(1, 2).reshape(n, tokens, dim))
@@ -169,10 +170,8 @@ def build(
     >>> build([["flatten"], ["linear", 4, 2]])(torch.zeros(3, 1, 2, 2)).shape
     torch.Size([3, 2])
     """
-    if isinstance(architecture, Mapping):
-        body = _transformer(architecture, input_shape)
-    else:
-        body = _chain(architecture)
+    described = isinstance(architecture, Mapping)
+    body: nn.Module = _transformer(architecture, input_shape) if described else _chain(architecture)  # type: ignore[arg-type]
     layers: list[nn.Module] = []
     if mean is not None and std is not None and (any(m != 0 for m in mean) or any(s != 1 for s in std)):
         layers.append(Normalise(mean, std))

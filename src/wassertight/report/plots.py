@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ from wassertight.records import Curve, Record
 # Okabe-Ito colours, distinguishable with any colour vision.
 _COLOURS = {1.0: "#0072B2", 2.0: "#D55E00", math.inf: "#009E73"}
 _OTHERS = ("#CC79A7", "#E69F00", "#56B4E9")
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "svg.fonttype": "path",
     "axes.titlesize": 9.5, "legend.frameon": False, "figure.dpi": 110, "svg.hashsalt": "wassertight",
 }  # fmt: skip
@@ -29,12 +30,14 @@ def bracket_figure(record: Record) -> Figure:
     """
     norms = list(dict.fromkeys(curve.r for curve in record.curves))
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(1.2 + 4.1 * max(1, len(norms)), 3.5), layout="constrained")
+        figure = Figure(figsize=(1.2 + 4.1 * max(1, len(norms)), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, max(1, len(norms)), sharey=True, squeeze=False)[0]
         for axis, r in zip(axes, norms, strict=False):
             _panel(axis, record, r)
         axes[0].set_ylabel("accuracy (%)")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=7.5, handlelength=2.2, loc="outside lower center", ncols=3)
         figure.suptitle(f"{record.model} on {record.data}, n = {record.n}", fontsize=10.5, x=0.01, ha="left")
     return figure
 
@@ -77,7 +80,6 @@ def _panel(axis: Axes, record: Record, r: float) -> None:
     _radius_ticks(axis, [result.radius for result in results], top)
     axis.grid(axis="y", color="0.92", linewidth=0.7)
     axis.set_axisbelow(True)
-    axis.legend(fontsize=7.5, handlelength=2.2, loc="upper right", bbox_to_anchor=(1, 0.95))
 
 
 def _band(axis: Axes, curve: Curve, colour: str) -> None:

@@ -30,7 +30,9 @@ def html_table(record: Record) -> str:
     rows = []
     for result in record.results:
         first, *rest = _cells(record, result)
-        rows.append(f"<tr><th scope='row'>{html.escape(first)}</th>" + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>")
+        rows.append(
+            f"<tr><th scope='row'>{html.escape(first)}</th>" + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 

@@ -10,9 +10,7 @@ from wassertight.threats.pointwise import PointwiseBall
 from wassertight.threats.wasserstein import WassersteinBall
 from wassertight.types import Bounds, ThreatError
 
-_PATTERN = re.compile(
-    r"(?:W(?P<p>inf|\d+(?:\.\d+)?)-)?L(?P<r>inf|\d+(?:\.\d+)?)@(?P<radii>.+)", re.IGNORECASE
-)
+_PATTERN = re.compile(r"(?:W(?P<p>inf|\d+(?:\.\d+)?)-)?L(?P<r>inf|\d+(?:\.\d+)?)@(?P<radii>.+)", re.IGNORECASE)
 _KNOWN = ("Linf@8/255", "L2@0.5", "L1@12", "W1-Linf@8/255", "W2-Linf@8/255", "W1-L2@0.5", "W2-L2@0.5", "W1-L1@12")
 
 

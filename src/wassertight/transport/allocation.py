@@ -71,9 +71,7 @@ class FlipDistances:
             weights: sample masses, or None for 1/n.
             closed: True if the verifier proved the closed ball, so that a radius equal to the budget counts at p = inf.
         """
-        return cls(
-            values=_clean(radii, missing=0.0), weights=_mass(radii, weights), side="certified", closed=closed
-        )
+        return cls(values=_clean(radii, missing=0.0), weights=_mass(radii, weights), side="certified", closed=closed)
 
     def relabelled(self, label_cost: float) -> FlipDistances:
         """The same with labels that may move at a finite cost kappa: `min(d_i, kappa)` where d_i > 0. Exact."""
@@ -116,7 +114,7 @@ class FlipDistances:
             taken = take.to(torch.float64)
             threshold, multiplier = float(radius), 0.0
         else:
-            value, index, share = _fill(d, w, p, radius)
+            _, index, share = _fill(d, w, p, radius)
             taken = (torch.arange(len(d), device=d.device) < index).to(torch.float64)
             if index < len(d) and math.isfinite(float(d[index])):
                 taken[index] = share

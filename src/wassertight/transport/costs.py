@@ -33,4 +33,4 @@ def mean_cost(distances: Tensor, weights: Tensor, p: float) -> float:
     if math.isinf(p) or top == 0 or math.isinf(top):
         return top
     share = weights[weights > 0].to(device=moved.device, dtype=torch.float64)
-    return top * float((share * (moved / top) ** p).sum()) ** (1 / p)
+    return float(top * float((share * (moved / top) ** p).sum()) ** (1 / p))

@@ -59,8 +59,12 @@ def allocate_segments(
         raise InputError("costs must start at 0 and not decrease along each row, and gains must be finite")
     if math.isnan(budget) or budget < 0:
         raise InputError(f"the budget must be a number >= 0, got {budget}")
-    n, m = c.shape
-    w = torch.full((n,), 1 / n, dtype=torch.float64, device=c.device) if weights is None else weights.to(c) / weights.sum()
+    n = len(c)
+    w = (
+        torch.full((n,), 1 / n, dtype=torch.float64, device=c.device)
+        if weights is None
+        else weights.to(c) / weights.sum()
+    )
     start, begins, ends, slopes, owners = _hull(c, h)
     order = slopes.argsort(descending=True, stable=True)
     length = (c[owners, ends] - c[owners, begins])[order]
@@ -80,9 +84,7 @@ def allocate_segments(
             spent = budget
     row = torch.arange(n, device=c.device)
     value = float((w * ((1 - share) * h[row, lower] + share * h[row, upper])).sum())
-    return SegmentAllocation(
-        value=value, lower=lower, upper=upper, share=share, multiplier=multiplier, spent=spent
-    )
+    return SegmentAllocation(value=value, lower=lower, upper=upper, share=share, multiplier=multiplier, spent=spent)
 
 
 def _hull(c: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

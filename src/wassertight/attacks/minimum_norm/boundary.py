@@ -21,7 +21,6 @@ the box stops them; 3. warm start; 4. two arms; 5. per-sample best, boundary pro
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from wassertight.attacks.base import AttackResult, Found, run_attack
 from wassertight.attacks.incumbent import Incumbent, pull_back
-from wassertight.attacks.minimum_norm.descent import arms_for, descend, polish
+from wassertight.attacks.minimum_norm.descent import Arm, arms_for, descend, polish
 from wassertight.attacks.minimum_norm.starts import donors, linearised_classes, walk_out
 from wassertight.losses import margin
 from wassertight.queries import ModelQueries
@@ -73,8 +72,16 @@ class MinimumNorm:
             raise InputError(f"passes must be >= 30 and targets >= 1, got {self.passes} and {self.targets}")
 
     def __call__(
-        self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, *, batch_size: int | None = None, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> AttackResult:
         """Attack the empirical law of exactly these samples."""
         return run_attack(
@@ -82,8 +89,15 @@ class MinimumNorm:
         )
 
     def find(
-        self, queries: ModelQueries, x: Tensor, y: Tensor, threat: ThreatModel, *, seed: int = 0,
-        weights: Tensor | None = None, progress: Progress | None = None,
+        self,
+        queries: ModelQueries,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> Found:
         """Nearest misclassified points, chunk by chunk of the batch size."""
         before = queries.passes
@@ -97,7 +111,8 @@ class MinimumNorm:
                 progress(min(begin + size, len(x)), len(x))
         spent = queries.passes
         return Found(
-            points=points, steps=steps,
+            points=points,
+            steps=steps,
             passes=type(spent)(forward=spent.forward - before.forward, backward=spent.backward - before.backward),
             status=Status.STAGNATED if stagnated else Status.PASSES_SPENT,
         )
@@ -187,7 +202,7 @@ class _Search:
             gained = incumbent.distance < before * (1 - 1e-4)
             quiet = torch.where(gained, 0, quiet + 1)
 
-    def _descend(self, rows: Tensor, steps: int, arms: list, column: int | None = None) -> None:
+    def _descend(self, rows: Tensor, steps: int, arms: list[Arm], column: int | None = None) -> None:
         chosen = [arms[i] for i in rows.tolist()]
         target = start = None
         if column is not None and self.ranked is not None and self.starts is not None:

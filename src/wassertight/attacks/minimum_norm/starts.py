@@ -67,5 +67,3 @@ def donors(queries: ModelQueries, incumbent: Incumbent, x: Tensor, clean: Float[
     nearest = gap.argmin(1)
     usable = torch.isfinite(gap.gather(1, nearest[:, None]).squeeze(1))
     incumbent.offer(x[nearest[usable]], clean[nearest[usable]], rows[usable])
-
-

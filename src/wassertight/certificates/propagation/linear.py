@@ -39,7 +39,7 @@ class Relaxation:
     def of(cls, low: Tensor, high: Tensor) -> Relaxation:
         unstable = (low < 0) & (high > 0)
         active = (low >= 0).to(low.dtype)
-        slope = torch.where(unstable, high / (high - low).clamp_min(1e-300), active)
+        slope = torch.where(unstable, high / (high - low).clamp_min(1e-30), active)
         lower = torch.where(unstable, (high > -low).to(low.dtype), active)
         return cls(lower=lower, upper=slope, shift=torch.where(unstable, -slope * low, 0.0))
 
@@ -163,7 +163,7 @@ class Propagation:
         """Lower bounds of linear forms a (n, m, *target of block index) over the region, (n, m), in row chunks."""
         widest = max(math.prod(op.source) for block in self.chain.blocks[: index + 1] for op in block)
         step = max(1, _MEMORY // (4 * widest * len(a)))
-        parts = [self._pull(part, index, region, relaxations, tight) for part in a.split(step, dim=1)]
+        parts = [self._pull(part, index, region, relaxations, tight) for part in torch.split(a, step, dim=1)]
         return torch.cat(parts, 1)
 
     def _pull(self, a: Tensor, index: int, region: Region, relaxations: list[Relaxation], tight: bool) -> Tensor:

@@ -22,8 +22,10 @@ SUPPORTED = (
 class Affine(Protocol):
     """An affine map between feature shapes (no batch dimension in the shapes)."""
 
-    source: tuple[int, ...]
-    target: tuple[int, ...]
+    @property
+    def source(self) -> tuple[int, ...]: ...
+    @property
+    def target(self) -> tuple[int, ...]: ...
 
     def apply(self, z: Tensor) -> Tensor:
         """The map on a batch (n, *source)."""
@@ -169,7 +171,9 @@ def read_chain(model: Model, x: Tensor, *, dtype: torch.dtype, device: torch.dev
     with torch.no_grad():
         there, here = model(x), chain.logits(x.to(device=device, dtype=dtype))
     gap = float((there.to(here) - here).abs().max())
-    allowed = 1e-3 * (1 + float(here.abs().max())) if there.dtype != torch.float64 else 1e-8 * (1 + float(here.abs().max()))
+    allowed = (
+        1e-3 * (1 + float(here.abs().max())) if there.dtype != torch.float64 else 1e-8 * (1 + float(here.abs().max()))
+    )
     if not gap <= allowed:
         raise UnsupportedLayerError(f"the layers read do not reproduce the model's logits (off by {gap:.2e})")
     return chain
@@ -182,7 +186,11 @@ def _flat(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
 
 
 def _read_layer(
-    position: str, layer: nn.Module, shape: tuple[int, ...], blocks: list[list[Affine]], dtype: torch.dtype,
+    position: str,
+    layer: nn.Module,
+    shape: tuple[int, ...],
+    blocks: list[list[Affine]],
+    dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[int, ...]:
     kind = type(layer)
@@ -201,7 +209,7 @@ def _affine(
 ) -> Affine:
     kind = type(layer)
     if hasattr(layer, "as_affine"):
-        scale, shift = layer.as_affine()
+        scale, shift = layer.as_affine()  # type: ignore[operator]
         return _elementwise(scale, shift, shape, dtype, device)
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
         return _batch_norm(position, layer, shape, dtype, device)
@@ -229,7 +237,9 @@ def _affine(
     )
 
 
-def _elementwise(scale: Tensor, shift: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Affine:
+def _elementwise(
+    scale: Tensor, shift: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Affine:
     like = torch.zeros(shape, dtype=dtype, device=device)
     scale, shift = scale.detach().to(like), shift.detach().to(like)
     return Elementwise(
@@ -242,7 +252,9 @@ def _batch_norm(
 ) -> Affine:
     mean, variance, eps = layer.running_mean, layer.running_var, float(layer.eps)  # type: ignore[arg-type]
     if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
-        raise UnsupportedLayerError(f"layer {position} ({type(layer).__name__}) has no running statistics to bound with")
+        raise UnsupportedLayerError(
+            f"layer {position} ({type(layer).__name__}) has no running statistics to bound with"
+        )
     scale = (variance.detach().to(dtype) + eps).rsqrt()
     if isinstance(layer.weight, Tensor):
         scale = scale * layer.weight.detach().to(dtype)
@@ -254,21 +266,37 @@ def _batch_norm(
 
 
 def _convolution(
-    weight: Tensor, bias: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
-    groups: int, shape: tuple[int, ...],
+    weight: Tensor,
+    bias: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    shape: tuple[int, ...],
 ) -> Affine:
     size = [
         (shape[1 + k] + 2 * padding[k] - dilation[k] * (weight.shape[2 + k] - 1) - 1) // stride[k] + 1 for k in (0, 1)
     ]
     return Convolution(
-        weight=weight, bias=bias, stride=stride, padding=padding, dilation=dilation, groups=groups, source=shape,
+        weight=weight,
+        bias=bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        source=shape,
         target=(len(weight), size[0], size[1]),
     )
 
 
 def _pool(
-    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], shape: tuple[int, ...],
-    divisor: int | None, dtype: torch.dtype, device: torch.device,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    shape: tuple[int, ...],
+    divisor: int | None,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Affine:
     channels = shape[0]
     share = 1 / (divisor or kernel[0] * kernel[1])

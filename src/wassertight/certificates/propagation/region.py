@@ -74,7 +74,7 @@ class Region:
         is `d = min(s * size, room)`. Bisection finds the s with `||d||_2 = t`; any s is sound.
         """
         target = self.t[:, None] ** 2
-        low = self.t[:, None] / norm(size.flatten(0, 1), 2.0).view(size.shape[:2]).clamp_min(1e-300)
+        low = self.t[:, None] / norm(size.flatten(0, 1), 2.0).view(size.shape[:2]).clamp_min(1e-30)
         high = low * 4
         for _ in range(8):
             short = (torch.minimum(high[..., None] * size, room) ** 2).sum(2) < target
@@ -84,4 +84,4 @@ class Region:
             short = (torch.minimum(middle[..., None] * size, room) ** 2).sum(2) < target
             low, high = torch.where(short, middle, low), torch.where(short, high, middle)
         d = torch.minimum(low[..., None] * size, room)
-        return (size * d).sum(2) + ((target - (d**2).sum(2)) / (2 * low.clamp_min(1e-300))).clamp_min(0)
+        return (size * d).sum(2) + ((target - (d**2).sum(2)) / (2 * low.clamp_min(1e-30))).clamp_min(0)
