@@ -65,7 +65,7 @@ def load_data(name: str, *, split: str = "test", n: int | None = None) -> Labell
 
 def _read(path: Path, split: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             for keys in ((f"x_{split}", f"y_{split}"), ("x", "y")):
                 if keys[0] in content and keys[1] in content:
                     x, y = content[keys[0]], content[keys[1]]
