@@ -10,6 +10,10 @@ import pytest
 import torch
 
 mpl.use("Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread a worker: two workers with two threads each fight over two cores.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 SHARED = Path(os.environ.get("WASSERTIGHT_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
 

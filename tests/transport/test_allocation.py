@@ -29,12 +29,12 @@ def _program(d: np.ndarray, w: np.ndarray, p: float, radius: float) -> float:
     use = np.isfinite(d)
     if not use.any():
         return 0.0
-    cost = w[use] * d[use] ** p
-    return -float(linprog(-w[use], A_ub=cost[None], b_ub=[radius**p], bounds=[(0, 1)] * int(use.sum())).fun)
+    cost = w[use] * (d[use] / radius) ** p
+    return -float(linprog(-w[use], A_ub=cost[None], b_ub=[1.0], bounds=[(0, 1)] * int(use.sum())).fun)
 
 
 @settings(max_examples=150, deadline=None)
-@given(DISTANCES, ORDERS, st.floats(0.001, 2), st.integers(0, 2**31))
+@given(DISTANCES, ORDERS, st.floats(0.05, 2), st.integers(0, 2**31))
 def test_greedy_equals_linear_program_and_dual(d: list[float], p: float, radius: float, seed: int) -> None:
     w = np.random.default_rng(seed).uniform(0.1, 1, len(d))
     flips = FlipDistances.attacked(_tensor(d), torch.tensor(w))
