@@ -75,7 +75,7 @@ def test_house_style(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert path.stem not in FORBIDDEN_NAMES
     assert text.startswith('"""'), "the first line says what is in the file"
-    assert len(text.splitlines()) <= 400, "a file this long is two ideas"
+    assert len(text.splitlines()) <= 300, "a file this long is two ideas"
     assert text.isascii()
 
 

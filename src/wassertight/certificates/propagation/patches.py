@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wassertight.certificates.propagation.network import Affine, Chain, Convolution, Elementwise
+from wassertight.certificates.propagation.network import Chain
+from wassertight.certificates.propagation.operators import Affine, Convolution, Elementwise
 from wassertight.certificates.propagation.region import Region
 from wassertight.geometry import conjugate
 

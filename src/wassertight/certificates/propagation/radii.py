@@ -12,7 +12,8 @@ from torch import Tensor
 
 from wassertight.certificates.base import Certificate
 from wassertight.certificates.propagation.linear import Propagation
-from wassertight.certificates.propagation.network import Dense, read_chain
+from wassertight.certificates.propagation.network import read_chain
+from wassertight.certificates.propagation.operators import Dense
 from wassertight.certificates.propagation.region import Region
 from wassertight.geometry import norm
 from wassertight.inputs import check_inputs, check_weights
