@@ -30,7 +30,7 @@ from torch import Tensor
 
 from wassertight.attacks.base import AttackResult, Found, run_attack
 from wassertight.attacks.incumbent import Incumbent, pull_back
-from wassertight.attacks.minimum_norm.descent import Arm, arms_for, descend, polish
+from wassertight.attacks.minimum_norm.descent import Arm, arms_for, descend, lean_arm, polish
 from wassertight.attacks.minimum_norm.starts import donors, linearised_classes, walk_out
 from wassertight.losses import margin
 from wassertight.queries import ModelQueries
@@ -141,6 +141,7 @@ class _Search:
         self.queries, self.incumbent, self.threat, self.budget = queries, incumbent, threat, budget
         self.steps = 0
         each = (budget - queries.passes.total) // len(incumbent.x)
+        self.far = torch.zeros(len(incumbent.x), dtype=torch.bool, device=incumbent.x.device)
         self.pulls, self.polishes = (6, 4) if each >= 100 else (4, 1)
         self.ranked: Int[Tensor, "n c"] | None = None
         self.starts: Float[Tensor, "n c *features"] | None = None
@@ -159,6 +160,7 @@ class _Search:
         missing = (~self.incumbent.found).nonzero().squeeze(1)
         if len(missing):
             polish(self.queries, self.incumbent, self.threat, 3, rows=missing, start=self.starts[missing, 0])
+            self.far = ~self.incumbent.found
             walk_out(self.queries, self.incumbent, self.threat)
             donors(self.queries, self.incumbent, donor_x, donor_logits)
         pull_back(self.queries, self.incumbent, self.pulls - 1, missing)
@@ -176,7 +178,8 @@ class _Search:
         progress = []
         for arm in arms[:1] if lean else arms:
             before = best.distance.clone()
-            self._descend(found, min(length, self.remaining(len(found))), [arm] * n)
+            chosen = [lean_arm(best.r, far=far) for far in self.far.tolist()] if lean else [arm] * n
+            self._descend(found, min(length, self.remaining(len(found))), chosen)
             progress.append(torch.nan_to_num(best.distance / before, nan=1.0))
         better = [arms[0]] * n
         if len(progress) == 2:

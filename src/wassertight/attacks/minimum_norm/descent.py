@@ -51,6 +51,14 @@ def arms_for(r: float) -> tuple[Arm, Arm]:
     )
 
 
+def lean_arm(r: float, *, far: bool) -> Arm:
+    """The only arm of a small budget: under l_inf gentle from a linearised start, greedy from a far one."""
+    if math.isinf(r):
+        gentle = Arm(steepest=True, length=(0.6, 0.015), shrink=(0.05, 0.002))
+        return Arm(steepest=True, length=(0.7, 0.03), shrink=(0.2, 0.01)) if far else gentle
+    return arms_for(r)[0]
+
+
 def descend(
     queries: ModelQueries,
     incumbent: Incumbent,
