@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -18,6 +18,50 @@ from wassertight.transport import Allocation, DiscreteMeasure, FlipDistances
 from wassertight.types import AuditError, Model, Passes, Progress, Status
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """What a search is given.
+
+    Attributes:
+        queries: counted access to the model.
+        x, y: checked samples (n, *features) and labels (n,).
+        threat: what the adversary may do.
+        weights: masses of the samples (n,), float64, summing to one.
+        seed: of every random draw.
+        progress: called as progress(done, total) by long work, or None.
+    """
+
+    queries: ModelQueries
+    x: Float[Tensor, "n *features"]
+    y: Int[Tensor, " n"]
+    threat: ThreatModel
+    weights: Float[Tensor, " n"] | None = None
+    seed: int = 0
+    progress: Progress | None = None
+
+    @property
+    def mass(self) -> Float[Tensor, " n"]:
+        """The masses, 1/n each where none were given."""
+        return check_weights(self.weights, len(self.x)).to(self.x.device)
+
+    def generator(self) -> torch.Generator:
+        """A fresh generator on the CPU, so that a seed gives the same draws on every device."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def tell(self, done: int, total: int) -> None:
+        """Report progress where somebody listens."""
+        if self.progress is not None:
+            self.progress(done, total)
+
+    def chunks(self, size: int = 256) -> Iterator[tuple[slice, Problem]]:
+        """The samples in pieces of the queries' batch size (or `size`), for searches that treat them one by one."""
+        size = self.queries.batch_size or size
+        for begin in range(0, len(self.x), size):
+            rows = slice(begin, begin + size)
+            yield rows, replace(self, x=self.x[rows], y=self.y[rows], weights=None, progress=None)
+            self.tell(min(begin + size, len(self.x)), len(self.x))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What a search hands over: for every sample the best misclassified point, or the sample itself.
@@ -26,13 +70,11 @@ class Found:
         points: shape of x; equal to x where nothing was found or the sample is already misclassified.
         measure: set by methods that choose the masses themselves; otherwise the knapsack does.
         steps: iterations of the longest sample.
-        passes: passes spent.
         status: how the search ended.
     """
 
     points: Float[Tensor, "n *features"]
     steps: int
-    passes: Passes
     status: Status = Status.COMPLETE
     measure: DiscreteMeasure | None = None
 
@@ -80,27 +122,18 @@ class AttackResult:
 
 @runtime_checkable
 class Attack(Protocol):
-    """An attack holds only its knobs; the radius lives in the threat.
+    """An attack holds only its knobs; the radius lives in the threat. A class that inherits has its call for free.
 
     `separable` attacks treat samples one by one, so that they may be run in chunks and resumed; the others couple
-    the samples of a call.
+    the samples of a call. `uses_radius` says whether the points found depend on the threat's radius.
     """
 
     name: ClassVar[str]
     separable: ClassVar[bool]
 
-    def find(
-        self,
-        queries: ModelQueries,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        weights: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Found:
+    def find(self, problem: Problem) -> Found:
         """Search for misclassified points near x."""
+        ...
 
     def __call__(
         self,
@@ -114,28 +147,28 @@ class Attack(Protocol):
         weights: Tensor | None = None,
         progress: Progress | None = None,
     ) -> AttackResult:
-        """Attack the empirical law of exactly these samples."""
+        """Attack the empirical law of exactly these samples: check the input, search, and conclude.
 
+        Args:
+            model: any callable from (n, *features) to logits (n, classes); left as it was.
+            x, y: samples (n, *features) inside the threat's box and labels (n,).
+            threat: a ball, for example `wassertight.threat("W1-Linf@8/255")`.
+            batch_size: samples a pass at most; None picks one.
+            seed: of every random draw.
+            weights: masses of the samples, or None for 1/n each.
+            progress: called as progress(done, total).
 
-def run_attack(
-    attack: Attack,
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    batch_size: int | None = None,
-    seed: int = 0,
-    weights: Tensor | None = None,
-    progress: Progress | None = None,
-) -> AttackResult:
-    """Check the input, search, and conclude: the body of every attack's call."""
-    begun = time.perf_counter()
-    x, y = check_inputs(x, y, threat.bounds)
-    mass = check_weights(weights, len(x)).to(x.device)
-    with ModelQueries(model, batch_size=batch_size) as queries:
-        found = attack.find(queries, x, y, threat, seed=seed, weights=mass, progress=progress)
-        return conclude(attack.name, queries, x, y, threat, found, weights=mass, begun=begun)
+        Raises:
+            InputError, ModelError: input or model that cannot be used.
+            ThreatError: a threat the attack does not take.
+        """
+        begun = time.perf_counter()
+        x, y = check_inputs(x, y, threat.bounds)
+        mass = check_weights(weights, len(x)).to(x.device)
+        with ModelQueries(model, batch_size=batch_size) as queries:
+            problem = Problem(queries=queries, x=x, y=y, threat=threat, weights=mass, seed=seed, progress=progress)
+            found = self.find(problem)
+            return conclude(self.name, queries, x, y, threat, found, weights=mass, begun=begun)
 
 
 def conclude(
@@ -151,12 +184,14 @@ def conclude(
 ) -> AttackResult:
     """From found points to an audited result: re-classify, re-measure, allocate, audit.
 
-    Points that are not misclassified on re-evaluation, not finite or outside the box count as not found.
+    Points that are not misclassified on re-evaluation, not finite or outside the box count as not found. The result's
+    passes are those the queries counted before.
 
     Raises:
         AuditError: if the measure breaks the threat; that is a defect of the attack, never of the caller.
     """
     begun = time.perf_counter() if begun is None else begun
+    passes = queries.passes
     mass = check_weights(weights, len(x)).to(x.device)
     clean_logits = queries.clean_logits(x, y)
     clean_right = clean_logits.argmax(1) == y
@@ -185,7 +220,7 @@ def conclude(
         status=found.status,
         steps=found.steps,
         converged=found.status in (Status.COMPLETE, Status.STAGNATED),
-        passes=found.passes,
+        passes=passes,
         seconds=time.perf_counter() - begun,
         audit=audit,
     )

@@ -1,4 +1,4 @@
-"""FGSM, PGD and their Wasserstein versions W-FGSM and W-PGD: one ascent loop over the threat's oracles.
+"""PGD and its Wasserstein version W-PGD: one ascent loop over the threat's oracles.
 
     z <- threat.project(z + a * threat.steepest(grad loss(z)), x)
 
@@ -24,14 +24,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from wassertight.attacks.base import AttackResult, Found, run_attack
+from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.incumbent import Incumbent, pull_back
 from wassertight.geometry import project_box
 from wassertight.losses import loss_by_name, margin
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 from wassertight.transport import DiscreteMeasure
-from wassertight.types import InputError, Model, Passes, Progress
+from wassertight.types import InputError
 
 _REACH = (1.25, 1.6, 2.0, 2.6, 3.4, 4.5, 6.0)
 """Multiples of the found displacement that are tried for samples still right, when the budget is shared."""
@@ -40,7 +40,7 @@ _FLOAT_GUARD = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(Attack):
     """Projected gradient ascent under any threat; with a WassersteinBall it is W-PGD.
 
     Args:
@@ -82,43 +82,15 @@ class PGD:
         if self.loss is not None:
             loss_by_name(self.loss)
 
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        batch_size: int | None = None,
-        seed: int = 0,
-        weights: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> AttackResult:
-        """Attack the empirical law of exactly these samples."""
-        return run_attack(
-            self, model, x, y, threat, batch_size=batch_size, seed=seed, weights=weights, progress=progress
-        )
-
-    def find(
-        self,
-        queries: ModelQueries,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        weights: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Found:
+    def find(self, problem: Problem) -> Found:
         """Ascend, keep what flips; in reference mode also the best common iterate's measure."""
-        before = queries.passes
+        queries, x, y, threat = problem.queries, problem.x, problem.y, problem.threat
         clean = queries.clean_logits(x, y)
         loss = loss_by_name(self.loss or _default_loss(threat.p, clean.shape[1]))
-        generator = torch.Generator().manual_seed(seed)
-        mass = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights
-        mass = mass.to(x.device)
+        generator, mass = problem.generator(), problem.mass
         inner = threat.with_radius(threat.radius * (1 - _FLOAT_GUARD)) if math.isinf(threat.p) else threat
         right = (clean.argmax(1) == y).nonzero().squeeze(1)
+        rows = torch.arange(len(right), device=x.device)
         incumbent = Incumbent(x[right], y[right], threat.r, margin(clean[right], y[right]))
         lowest, common, last = math.inf, x, x
         step = self.step_factor * threat.radius / self.steps
@@ -129,15 +101,14 @@ class PGD:
                     logits = queries.logits(z)
                 else:
                     logits, _, g = queries.gradient(z, y, loss)
-                incumbent.offer(z[right], logits[right], right.new_tensor(range(len(right))))
+                incumbent.offer(z[right], logits[right], rows)
                 accuracy = float(mass[(logits.argmax(1) == y) | ~torch.isfinite(logits).all(1)].sum())
                 if index > 0 and accuracy < lowest:
                     lowest, common = accuracy, z
                 if index == self.steps or threat.radius == 0:
                     break
                 z = inner.project(z + step * inner.steepest(g, mass), x, mass).detach()
-                if progress is not None:
-                    progress(restart * self.steps + index + 1, self.restarts * self.steps)
+                problem.tell(restart * self.steps + index + 1, self.restarts * self.steps)
             last = z
         points = x.clone()
         if self.mode == "reference":
@@ -148,13 +119,7 @@ class PGD:
             pull_back(queries, incumbent, _HALVINGS)
             points[right] = incumbent.points
             measure = None
-        spent = queries.passes
-        return Found(
-            points=points,
-            steps=self.steps * self.restarts,
-            measure=measure,
-            passes=Passes(forward=spent.forward - before.forward, backward=spent.backward - before.backward),
-        )
+        return Found(points=points, steps=self.steps * self.restarts, measure=measure)
 
     def _reach_further(self, queries: ModelQueries, incumbent: Incumbent, last: Tensor, threat: ThreatModel) -> None:
         """Extend the final displacement of samples that are still right; only where mass may exceed the radius."""
@@ -166,60 +131,6 @@ class PGD:
                 return
             z = project_box(incumbent.x[rows] + factor * (last[rows] - incumbent.x[rows]), threat.bounds)
             rows = rows[~incumbent.offer(z, queries.logits(z), rows)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FGSM:
-    """One step of the whole radius: FGSM under a pointwise threat (1412.6572), W-FGSM under a W_p ball (2306.09844).
-
-    Args:
-        loss: as for PGD.
-        mode: as for PGD.
-    """
-
-    name: ClassVar[str] = "fgsm"
-    separable: ClassVar[bool] = False
-    uses_radius: ClassVar[bool] = True
-
-    loss: str | None = None
-    mode: Literal["default", "reference"] = "default"
-
-    def __post_init__(self) -> None:
-        self._as_pgd()
-
-    def _as_pgd(self) -> PGD:
-        return PGD(steps=1, step_factor=1.0, loss=self.loss, mode=self.mode)
-
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        batch_size: int | None = None,
-        seed: int = 0,
-        weights: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> AttackResult:
-        """Attack the empirical law of exactly these samples."""
-        return run_attack(
-            self, model, x, y, threat, batch_size=batch_size, seed=seed, weights=weights, progress=progress
-        )
-
-    def find(
-        self,
-        queries: ModelQueries,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        weights: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Found:
-        """The one step of PGD with steps = 1."""
-        return self._as_pgd().find(queries, x, y, threat, seed=seed, weights=weights, progress=progress)
 
 
 def _default_loss(p: float, classes: int) -> str:

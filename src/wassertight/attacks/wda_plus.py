@@ -20,17 +20,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from wassertight.attacks.base import AttackResult, Found, run_attack
+from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.minimum_norm import MinimumNorm
 from wassertight.geometry import dual_direction, project_box
 from wassertight.losses import class_margin
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
-from wassertight.types import InputError, Model, Passes, Progress
+from wassertight.types import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class WDAPlusPlus:
+class WDAPlusPlus(Attack):
     """The strongest distributional attack on accuracy: cheapest flips first, one sample split.
 
     Args:
@@ -75,45 +75,14 @@ class WDAPlusPlus:
         """Whether the distances depend on the radius: only the reference's default step does."""
         return self.mode == "reference" and self.step is None
 
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        batch_size: int | None = None,
-        seed: int = 0,
-        weights: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> AttackResult:
-        """Attack the empirical law of exactly these samples."""
-        return run_attack(
-            self, model, x, y, threat, batch_size=batch_size, seed=seed, weights=weights, progress=progress
-        )
-
-    def find(
-        self,
-        queries: ModelQueries,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        weights: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Found:
+    def find(self, problem: Problem) -> Found:
         """Minimum-norm points of every sample."""
         if self.mode == "default":
-            return MinimumNorm(passes=self.passes).find(
-                queries, x, y, threat, seed=seed, weights=weights, progress=progress
-            )
-        return self._reference(queries, x, y, threat, progress)
+            return MinimumNorm(passes=self.passes).find(problem)
+        return self._reference(problem)
 
-    def _reference(
-        self, queries: ModelQueries, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress | None
-    ) -> Found:
-        before = queries.passes
+    def _reference(self, problem: Problem) -> Found:
+        queries, x, y, threat = problem.queries, problem.x, problem.y, problem.threat
         clean = queries.clean_logits(x, y)
         step = threat.radius / self.steps if self.step is None else self.step
         count = min(self.candidates or clean.shape[1], clean.shape[1] - 1)
@@ -130,8 +99,7 @@ class WDAPlusPlus:
             inner[rows[wrong]], outer[rows[wrong]] = z[wrong], trial[wrong]
             flipped[rows[wrong]] = True
             rows, z = rows[~wrong], trial[~wrong]
-            if progress is not None:
-                progress(index + 1, self.steps)
+            problem.tell(index + 1, self.steps)
         hit = flipped.nonzero().squeeze(1)
         low, high = inner[hit], outer[hit]
         for _ in range(self.halvings if len(hit) else 0):
@@ -140,12 +108,7 @@ class WDAPlusPlus:
             low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
         points = x.clone()
         points[hit] = high
-        spent = queries.passes
-        return Found(
-            points=points,
-            steps=self.steps,
-            passes=Passes(forward=spent.forward - before.forward, backward=spent.backward - before.backward),
-        )
+        return Found(points=points, steps=self.steps)
 
     def _best_trial(
         self, queries: ModelQueries, z: Tensor, y: Tensor, classes: Tensor, step: float, threat: ThreatModel

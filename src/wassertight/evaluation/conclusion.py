@@ -19,7 +19,7 @@ from wassertight.queries import ModelQueries
 from wassertight.records import Audit, Curve, DistanceSummary, Flag, PassCount, Record, Result, Seconds, Summary
 from wassertight.threats import ThreatModel
 from wassertight.transport import DiscreteMeasure, FlipDistances
-from wassertight.types import AuditError, Passes, Status
+from wassertight.types import AuditError, Status
 
 _GRID = 65
 _BEYOND = 1.6
@@ -204,7 +204,6 @@ def _attacked(
     found = Found(
         points=points,
         steps=max(outcome.facts["steps"] for outcome in outcomes),
-        passes=Passes(),
         status=Status(outcomes[-1].facts["status"]),
         measure=measure,
     )

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from torch import Tensor, nn
 
+from wassertight.attacks import Problem
 from wassertight.evaluation.conclusion import Side, conclude_run
 from wassertight.evaluation.plan import Plan, Unit, make_plan
 from wassertight.evaluation.result import Report
@@ -140,14 +141,18 @@ def _attack(plan: Plan, store: Store, watch: Watch) -> Side:
         begun = time.perf_counter()
         with ModelQueries(plan.model, batch_size=plan.batch_size) as queries:
             torch.manual_seed(unit.seed)
-            found = plan.attack.find(queries, plan.x[part], plan.y[part], unit.threat, seed=unit.seed, progress=step)
+            problem = Problem(
+                queries=queries, x=plan.x[part], y=plan.y[part], threat=unit.threat, seed=unit.seed, progress=step
+            )
+            found = plan.attack.find(problem)
+            passes = queries.passes
         tensors = {"points": found.points}
         if found.measure is not None:
             measure = found.measure
             tensors |= {"atoms": measure.atoms, "weights": measure.weights, "sources": measure.sources}
         facts = {
-            "forward": found.passes.forward,
-            "backward": found.passes.backward,
+            "forward": passes.forward,
+            "backward": passes.backward,
             "steps": found.steps,
             "status": found.status.value,
             "seconds": time.perf_counter() - begun,

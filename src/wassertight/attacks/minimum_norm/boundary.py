@@ -28,21 +28,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wassertight.attacks.base import AttackResult, Found, run_attack
+from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.incumbent import Incumbent, pull_back
 from wassertight.attacks.minimum_norm.descent import Arm, arms_for, descend, lean_arm, polish
 from wassertight.attacks.minimum_norm.starts import donors, linearised_classes, walk_out
 from wassertight.losses import margin
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
-from wassertight.types import InputError, Model, Progress, Status
+from wassertight.types import InputError, Status
 
 _LEAN = 30
 """With fewer iterations left than this, one arm takes them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimumNorm:
+class MinimumNorm(Attack):
     """Nearest misclassified points in l_1, l_2 or l_inf within a budget of passes.
 
     Args:
@@ -71,51 +71,13 @@ class MinimumNorm:
         if self.passes < 30 or self.targets < 1:
             raise InputError(f"passes must be >= 30 and targets >= 1, got {self.passes} and {self.targets}")
 
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        batch_size: int | None = None,
-        seed: int = 0,
-        weights: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> AttackResult:
-        """Attack the empirical law of exactly these samples."""
-        return run_attack(
-            self, model, x, y, threat, batch_size=batch_size, seed=seed, weights=weights, progress=progress
-        )
-
-    def find(
-        self,
-        queries: ModelQueries,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        weights: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Found:
+    def find(self, problem: Problem) -> Found:
         """Nearest misclassified points, chunk by chunk of the batch size."""
-        before = queries.passes
-        points, steps, stagnated = x.clone(), 0, True
-        size = queries.batch_size or 256
-        for begin in range(0, len(x), size):
-            rows = slice(begin, begin + size)
-            points[rows], taken, early = self._chunk(queries, x[rows], y[rows], threat)
+        points, steps, stagnated = problem.x.clone(), 0, True
+        for rows, part in problem.chunks():
+            points[rows], taken, early = self._chunk(part.queries, part.x, part.y, part.threat)
             steps, stagnated = max(steps, taken), stagnated and early
-            if progress is not None:
-                progress(min(begin + size, len(x)), len(x))
-        spent = queries.passes
-        return Found(
-            points=points,
-            steps=steps,
-            passes=type(spent)(forward=spent.forward - before.forward, backward=spent.backward - before.backward),
-            status=Status.STAGNATED if stagnated else Status.PASSES_SPENT,
-        )
+        return Found(points=points, steps=steps, status=Status.STAGNATED if stagnated else Status.PASSES_SPENT)
 
     def _chunk(self, queries: ModelQueries, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[Tensor, int, bool]:
         clean = queries.clean_logits(x, y)
