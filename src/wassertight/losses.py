@@ -72,6 +72,20 @@ def redlr(logits: Float[Tensor, "n k"], y: Int[Tensor, " n"]) -> Float[Tensor, "
     return dlr(logits, y) * (margin(logits, y) < 0)
 
 
+def targeted_dlr(logits: Float[Tensor, "n k"], pairs: Int[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """Targeted DLR `-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)` for rows (y, t) of `pairs`.
+
+    Needs four classes. 2003.01690 equation 7.
+
+    Raises:
+        InputError: for fewer classes; use the class margin there.
+    """
+    if logits.shape[1] < 4:
+        raise InputError(f"targeted DLR needs at least 4 classes, the model returns {logits.shape[1]}")
+    top = logits.topk(4, dim=1).values
+    return class_margin(logits, pairs) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
 LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr, "redlr": redlr}
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import torch
@@ -96,7 +96,7 @@ class ModelQueries:
         """Logits (n, k) on x's device, without gradient."""
         with torch.no_grad():
             parts = [self._run(part) for part in torch.split(x, self._size(x))]
-        return torch.cat(parts).to(x.device) if len(parts) > 1 else parts[0].to(x.device)
+        return _joined(parts).to(x.device)
 
     def clean_logits(self, x: Tensor, y: Tensor) -> Tensor:
         """Logits of unperturbed inputs; NaN there, or labels without a logit, are the caller's to mend."""
@@ -115,15 +115,35 @@ class ModelQueries:
 
         Non-finite gradient entries are returned as zero, so that one bad pixel cannot turn an iterate into NaN.
         """
-        logits, losses, gradients = [], [], []
-        for part, labels in zip(torch.split(x, self._size(x)), torch.split(y, self._size(x)), strict=True):
-            z = part.detach().requires_grad_(True)
+        logits, losses, gradients = self.gradients(x, [y], loss)
+        return logits, losses[0], gradients[0]
+
+    def gradients(
+        self, x: Tensor, labels: Sequence[Tensor], loss: LossFunction
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The same for several labellings of the same inputs: one forward pass, a backward pass each."""
+        logits: list[Tensor] = []
+        losses: list[list[Tensor]] = [[] for _ in labels]
+        gradients: list[list[Tensor]] = [[] for _ in labels]
+        size = self._size(x)
+        for begin in range(0, len(x), size):
+            z = x[begin : begin + size].detach().requires_grad_(True)
             with torch.enable_grad():
                 out = self._run(z)
-                value = loss(out, labels.to(out.device))
-                (g,) = torch.autograd.grad(value.sum(), z)
-            self.backward_passes += len(part)
-            logits.append(out.detach().to(x.device))
-            losses.append(value.detach().to(x.device))
-            gradients.append(torch.nan_to_num(g.detach(), nan=0.0, posinf=0.0, neginf=0.0))
-        return torch.cat(logits), torch.cat(losses), torch.cat(gradients)
+                logits.append(out.detach().to(x.device))
+                for index, label in enumerate(labels):
+                    value = loss(out, label[begin : begin + size].to(out.device))
+                    (g,) = torch.autograd.grad(value.sum(), z, retain_graph=index < len(labels) - 1)
+                    losses[index].append(value.detach().to(x.device))
+                    gradients[index].append(_finite(g.detach()))
+            self.backward_passes += len(z) * len(labels)
+        return _joined(logits), [_joined(parts) for parts in losses], [_joined(parts) for parts in gradients]
+
+
+def _finite(g: Tensor) -> Tensor:
+    """NaN and infinite entries as zero; a sum over all entries tells cheaply that there are none."""
+    return g if bool(torch.isfinite(g.sum())) else torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

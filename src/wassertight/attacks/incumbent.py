@@ -41,6 +41,18 @@ class Incumbent:
     def found(self) -> Bool[Tensor, " n"]:
         return torch.isfinite(self.distance)
 
+    def part(self, rows: Int[Tensor, " m"]) -> Incumbent:
+        """A copy of some samples' incumbents, to be improved apart and brought back by `merge`."""
+        piece = Incumbent(self.x[rows], self.y[rows], self.r, self.clean_margin[rows])
+        piece.points, piece.distance = self.points[rows], self.distance[rows]
+        return piece
+
+    def merge(self, piece: Incumbent, rows: Int[Tensor, " m"]) -> None:
+        """Take what a part has improved."""
+        closer = piece.distance < self.distance[rows]
+        self.points[rows[closer]] = piece.points[closer]
+        self.distance[rows[closer]] = piece.distance[closer]
+
     def offer(
         self, z: Float[Tensor, "m *features"], logits: Float[Tensor, "m k"], rows: Int[Tensor, " m"]
     ) -> Bool[Tensor, " m"]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
-from wassertight.attacks.minimum_norm import MinimumNorm
+from wassertight.attacks.minimum_norm import Effort, MinimumNorm
 from wassertight.geometry import dual_direction, project_box
 from wassertight.losses import class_margin
 from wassertight.queries import ModelQueries
@@ -55,7 +55,7 @@ class WDAPlusPlus(Attack):
     separable: ClassVar[bool] = True
 
     mode: Literal["default", "reference"] = "default"
-    passes: int = 200
+    passes: Effort = 200
     steps: int = 50
     step: float | None = None
     candidates: int | None = None
@@ -116,11 +116,9 @@ class WDAPlusPlus(Attack):
         """One step towards every candidate; the trial whose own class has the largest raw logit."""
         best = torch.full((len(z),), -torch.inf, dtype=z.dtype, device=z.device)
         point, answer = z.clone(), torch.empty(0)
-        for column in range(classes.shape[1]):
-            target = classes[:, column]
-            _, _, g = queries.gradient(z, torch.stack((y, target), 1), class_margin)
-            if column:
-                queries.forward_passes -= len(z)
+        targets = list(classes.unbind(1))
+        _, _, slopes = queries.gradients(z, [torch.stack((y, target), 1) for target in targets], class_margin)
+        for column, (target, g) in enumerate(zip(targets, slopes, strict=True)):
             trial = project_box(z + step * dual_direction(g, threat.r), threat.bounds)
             logits = queries.logits(trial)
             score = logits.gather(1, target[:, None]).squeeze(1).to(z.dtype)

@@ -2,7 +2,7 @@
 
 from wassertight.geometry.hyperplanes import closest_on_hyperplane
 from wassertight.geometry.norms import conjugate, dual_direction, norm, norm_name
-from wassertight.geometry.projections import project_ball, project_box, project_l1_ball
+from wassertight.geometry.projections import project_ball, project_box, project_l1_ball, project_l1_ball_and_box
 from wassertight.geometry.sampling import sample_ball
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "project_ball",
     "project_box",
     "project_l1_ball",
+    "project_l1_ball_and_box",
     "sample_ball",
 ]

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from wassertight.types import Bounds, InputError
 
+_NEWTON = 60
+
 
 def closest_on_hyperplane(
     x: Float[Tensor, "n *features"],
@@ -49,10 +51,10 @@ def closest_on_hyperplane(
     room = torch.where(size > 0, room, 0)
     need = rise.clamp_min(0)[:, None]
     if math.isinf(r):
-        step = _common_step(size, room, need, size)
+        step = _common_step(size, room, need)
         move = torch.minimum(step, room)
     elif r == 2:
-        theta = _common_step(size, room / size.clamp_min(torch.finfo(x.dtype).tiny), need, size**2)
+        theta = _common_step(size**2, room / size.clamp_min(torch.finfo(x.dtype).tiny), need)
         move = torch.minimum(theta * size, room)
     elif r == 1:
         move = _greedy(size, room, need)
@@ -65,20 +67,21 @@ def closest_on_hyperplane(
     return (move * slope.sign()).view_as(x), reached
 
 
-def _common_step(size: Tensor, limit: Tensor, need: Tensor, speed: Tensor) -> Tensor:
-    """Smallest t with `sum of speed * min(t, limit) >= need`; inf where no t suffices."""
-    order = limit.sort(dim=1)
-    rate = speed.gather(1, order.indices)
-    rate = torch.where(torch.isfinite(order.values) & (order.values <= 0), 0, rate)
-    left = rate.flip(1).cumsum(1).flip(1)
-    stop = torch.where(torch.isfinite(order.values), order.values, 0)
-    done = (rate * stop).cumsum(1) - rate * stop
-    reach = torch.where(torch.isfinite(order.values), done + left * stop, math.inf)
-    index = torch.searchsorted(reach.contiguous(), need.contiguous()).clamp_max(size.shape[1] - 1)
-    missing = need - done.gather(1, index)
-    step = missing / left.gather(1, index).clamp_min(torch.finfo(size.dtype).tiny)
-    enough = reach.gather(1, index) >= need
-    return torch.where(enough, step, math.inf)
+def _common_step(speed: Tensor, limit: Tensor, need: Tensor) -> Tensor:
+    """Smallest t with `sum of speed * min(t, limit) >= need`; inf where no t suffices.
+
+    The sum is concave and piecewise linear in t, so Newton's method from the left is monotone and ends at the root.
+    """
+    tiny = torch.finfo(speed.dtype).tiny
+    t = need / speed.sum(1, keepdim=True).clamp_min(tiny)
+    for _ in range(_NEWTON):
+        missing = need - (torch.minimum(limit, t) * speed).sum(1, keepdim=True)
+        rate = (speed * (limit > t)).sum(1, keepdim=True)
+        move = torch.where(missing > 0, missing / rate.clamp_min(tiny), 0)
+        t = t + move
+        if not bool((move > t * 4 * torch.finfo(speed.dtype).eps).logical_and(torch.isfinite(t)).any()):
+            break
+    return t
 
 
 def _greedy(size: Tensor, room: Tensor, need: Tensor) -> Tensor:

@@ -39,7 +39,12 @@ def norm(d: Float[Tensor, "n *features"], r: float, *, dtype: torch.dtype | None
     >>> norm(torch.tensor([[3.0, -4.0]]), 2.0).tolist()
     [5.0]
     """
-    size: Tensor = torch.linalg.vector_norm(d.flatten(1), ord=r, dim=1, dtype=dtype)
+    flat = d.flatten(1) if dtype is None else d.flatten(1).to(dtype)
+    if math.isinf(r):
+        return flat.abs().amax(1)
+    if r == 1:
+        return flat.abs().sum(1)
+    size: Tensor = torch.linalg.vector_norm(flat, ord=r, dim=1)
     return size
 
 

@@ -1,9 +1,8 @@
-"""The two movements of the boundary search: projected descent inside the incumbent's ball, and boundary projection."""
+"""The movements of the boundary search: descent inside the incumbent's ball, restarts, coming in, boundary projection."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wassertight.attacks.incumbent import Incumbent
-from wassertight.geometry import closest_on_hyperplane, dual_direction, norm, project_ball, project_box
+from wassertight.attacks.minimum_norm.search import cosine
+from wassertight.geometry import closest_on_hyperplane, norm, project_ball, project_box, sample_ball
 from wassertight.geometry.norms import per_sample
 from wassertight.losses import class_margin, margin
-from wassertight.queries import ModelQueries
+from wassertight.queries import LossFunction, ModelQueries
 from wassertight.threats import ThreatModel
+
+_INSIDE = 0.02
+"""A restart looks this far, relatively, inside the incumbent."""
+_NOISE, _WALK, _STRIDE = 0.3, 5, 0.1
+"""Coming in from outside: noise and steps relative to the box, and the number of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,11 @@ def arms_for(r: float) -> tuple[Arm, Arm]:
     )
 
 
+def fine_arm(r: float, *, steepest: bool) -> Arm:
+    """Short steps around the incumbent, for corners where several linear pieces meet."""
+    return Arm(steepest=steepest and math.isinf(r), length=(0.15, 0.001), shrink=(0.02, 0.0003))
+
+
 def lean_arm(r: float, *, far: bool) -> Arm:
     """The only arm of a small budget: under l_inf gentle from a linearised start, greedy from a far one."""
     if math.isinf(r):
@@ -65,7 +75,7 @@ def descend(
     threat: ThreatModel,
     steps: int,
     rows: Int[Tensor, " m"],
-    arms: Sequence[Arm],
+    arm: Arm,
     *,
     target: Int[Tensor, " m"] | None = None,
     start: Float[Tensor, "m *features"] | None = None,
@@ -74,35 +84,99 @@ def descend(
 
     Args:
         steps: iterations, a forward and a backward pass each.
-        arms: one a row.
         target: ascend the margin of this class; None is the best other class of the moment.
         start: where to start; None is the incumbent.
     """
-    x, y = incumbent.x[rows], incumbent.y[rows]
-    z = (incumbent.points[rows] if start is None else start).clone()
-    steepest = torch.tensor([arm.steepest for arm in arms], device=x.device)
-    ends = torch.tensor([(*arm.length, *arm.shrink) for arm in arms], dtype=x.dtype, device=x.device)
-    reach = 1.0 if threat.r <= 2 else math.sqrt(x[0].numel())
-
-    labels = y if target is None else torch.stack((y, target), 1)
-    rise = margin if target is None else class_margin
+    x = incumbent.x[rows]
+    z = incumbent.points[rows] if start is None else start
+    labels, rise = aim(incumbent.y[rows], target)
     for step in range(steps):
-        fall = (1 + math.cos(math.pi * step / steps)) / 2
-        length = ends[:, 1] + (ends[:, 0] - ends[:, 1]) * fall
-        shrink = ends[:, 3] + (ends[:, 2] - ends[:, 3]) * fall
+        length, shrink = cosine(*arm.length, step, steps), cosine(*arm.shrink, step, steps)
         logits, _, g = queries.gradient(z, labels, rise)
         wrong = incumbent.offer(z, logits, rows)
         limit = incumbent.distance[rows]
-        size = norm(z - x, threat.r)
-        inside = torch.minimum(size * (1 + shrink), limit * (1 - 0.2 * shrink))
+        inside = torch.minimum(norm(z - x, threat.r) * (1 + shrink), limit * (1 - 0.2 * shrink))
         ball = torch.where(wrong, limit * (1 - shrink), inside)
-        g = _unstopped(g, z, threat)
-        unit = g * per_sample(reach / norm(g, 2.0).clamp_min(torch.finfo(g.dtype).tiny), g)
-        if bool(steepest.any()):
-            unit = torch.where(per_sample(steepest.to(g.dtype), g) > 0, dual_direction(g, threat.r), unit)
-        moved = z + per_sample(length * limit, g) * unit - x
-        z = project_box(x + project_ball(moved, ball, threat.r), threat.bounds)
+        z = ascend(z, x, g, length * limit, ball, threat, steepest=arm.steepest)
     incumbent.offer(z, queries.logits(z), rows)
+
+
+def restart(
+    queries: ModelQueries,
+    incumbent: Incumbent,
+    threat: ThreatModel,
+    steps: int,
+    rows: Int[Tensor, " m"],
+    generator: torch.Generator,
+    target: Int[Tensor, " m"] | None,
+) -> None:
+    """From a random point of the ball just inside the incumbent, climb towards one class with steps that start at
+    the ball's own size: a fixed-radius attack at a radius worth having."""
+    x = incumbent.x[rows]
+    ball = incumbent.distance[rows] * (1 - _INSIDE)
+    z = project_box(x + sample_ball(x, ball, threat.r, generator), threat.bounds)
+    labels, rise = aim(incumbent.y[rows], target)
+    for step in range(steps):
+        logits, _, g = queries.gradient(z, labels, rise)
+        incumbent.offer(z, logits, rows)
+        ball = torch.minimum(ball, incumbent.distance[rows] * (1 - _INSIDE))
+        z = ascend(z, x, g, cosine(1.0, 0.02, step, steps) * ball, ball, threat, steepest=True)
+    incumbent.offer(z, queries.logits(z), rows)
+
+
+def come_in(
+    queries: ModelQueries,
+    incumbent: Incumbent,
+    threat: ThreatModel,
+    steps: int,
+    rows: Int[Tensor, " m"],
+    generator: torch.Generator,
+) -> None:
+    """From far outside: noise and a few long sign steps up the margin, then a ball that shrinks towards the sample.
+
+    Finds what gradients near the sample do not show (masked gradients, sparse l_1 flips). The run keeps its own
+    best; the incumbent does not limit it.
+    """
+    x, y = incumbent.x[rows], incumbent.y[rows]
+    span = float(x.max() - x.min()) if threat.bounds is None else threat.bounds[1] - threat.bounds[0]
+    noise = torch.empty(x.shape, dtype=torch.float64).uniform_(-1, 1, generator=generator).to(x)
+    z = project_box(x + _NOISE * span * noise, threat.bounds)
+    for _ in range(_WALK):
+        logits, _, g = queries.gradient(z, y, margin)
+        incumbent.offer(z, logits, rows)
+        z = project_box(z + _STRIDE * span * g.sign(), threat.bounds)
+    first = 0.1 if threat.r == 1 else 0.3
+    ball = norm(z - x, threat.r)
+    best = torch.full_like(ball, torch.inf)
+    for step in range(steps):
+        logits, _, g = queries.gradient(z, y, margin)
+        wrong = incumbent.offer(z, logits, rows)
+        best = torch.where(wrong, torch.minimum(best, norm(z - x, threat.r)), best)
+        shrink = cosine(0.2, 0.002, step, steps)
+        ball = torch.where(wrong, best * (1 - shrink), torch.minimum(ball * (1 + shrink / 2), best))
+        z = ascend(z, x, g, cosine(first, 0.003, step, steps) * ball, ball, threat, steepest=False)
+    incumbent.offer(z, queries.logits(z), rows)
+
+
+def aim(y: Tensor, target: Tensor | None) -> tuple[Tensor, LossFunction]:
+    """Labels and loss of a climb: towards one class, or towards the best other class of the moment."""
+    return (y, margin) if target is None else (torch.stack((y, target), 1), class_margin)
+
+
+def ascend(
+    z: Tensor, x: Tensor, g: Tensor, length: Tensor, ball: Tensor, threat: ThreatModel, *, steepest: bool
+) -> Tensor:
+    """A step of the given length up the gradients, brought back into balls around x and the box.
+
+    Lengths are in the ground norm: a normalised step is stretched by sqrt(dim) under l_inf.
+    """
+    if steepest and math.isinf(threat.r):
+        step = g.sign().mul_(per_sample(length, g))
+    else:
+        g = _unstopped(g, z, threat)
+        reach = math.sqrt(x[0].numel()) if math.isinf(threat.r) else 1.0
+        step = g * per_sample(reach * length / norm(g, 2.0).clamp_min(torch.finfo(g.dtype).tiny), g)
+    return project_box(project_ball(step.add_(z).sub_(x), ball, threat.r).add_(x), threat.bounds)
 
 
 def _unstopped(g: Tensor, z: Tensor, threat: ThreatModel) -> Tensor:

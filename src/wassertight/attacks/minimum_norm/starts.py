@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,25 +17,77 @@ from wassertight.threats import ThreatModel
 _FIRST_STEP, _GROWTH, _WALK = 2 / 255, 1.35, 16
 
 
-def linearised_classes(
-    queries: ModelQueries, incumbent: Incumbent, clean: Float[Tensor, "n k"], targets: int, threat: ThreatModel
-) -> tuple[Int[Tensor, "n c"], Float[Tensor, "n c *features"]]:
-    """Nearest half-space of every likely class: classes by increasing linearised distance, and the points there.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HalfSpace:
+    """A margin linearised at points z: `rise` is what is missing to the boundary, `displacement` the way onto it."""
 
-    Costs `targets` forward and backward passes a sample. Classes are the `targets` largest wrong logits.
+    logits: Tensor
+    rise: Tensor
+    g: Tensor
+    displacement: Tensor
+    reached: Tensor
+    target: Tensor
+
+
+def half_spaces(
+    queries: ModelQueries, z: Tensor, y: Tensor, targets: list[Tensor], threat: ThreatModel
+) -> list[HalfSpace]:
+    """The half-space `f_target >= f_y` linearised at z of each target, and the shortest way into it inside the box.
+
+    A forward pass, and a backward pass for each target. The boundary is met with a margin of 16 roundings.
     """
-    x, y = incumbent.x, incumbent.y
-    classes = clean.scatter(1, y[:, None], -torch.inf).topk(targets, dim=1).indices
-    points, sizes = [], []
-    for column in range(targets):
-        logits, rise, g = queries.gradient(x, torch.stack((y, classes[:, column]), 1), class_margin)
-        extra = 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
-        d, reached = closest_on_hyperplane(x, g, (-rise + extra).to(x.dtype), threat.r, threat.bounds)
-        points.append(project_box(x + d, threat.bounds))
-        sizes.append(torch.where(reached, norm(d, threat.r), torch.inf))
+    pairs = [torch.stack((y, target), 1) for target in targets]
+    logits, heights, slopes = queries.gradients(z, pairs, class_margin)
+    extra = 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+    spaces = []
+    for target, height, g in zip(targets, heights, slopes, strict=True):
+        rise = (extra - height).to(z.dtype)
+        d, reached = closest_on_hyperplane(z, g, rise, threat.r, threat.bounds)
+        spaces.append(HalfSpace(logits=logits, rise=rise, g=g, displacement=d, reached=reached, target=target))
+    return spaces
+
+
+def all_half_spaces(
+    queries: ModelQueries, z: Tensor, y: Tensor, threat: ThreatModel, candidates: int | None
+) -> list[HalfSpace]:
+    """Half-spaces of the `candidates` classes of largest wrong logits at z (None: all)."""
+    logits = queries.logits(z)
+    count = min(candidates or logits.shape[1], logits.shape[1] - 1)
+    classes = logits.scatter(1, y[:, None], -torch.inf).topk(count, dim=1).indices
+    return half_spaces(queries, z, y, list(classes.unbind(1)), threat)
+
+
+def nearest_half_space(
+    queries: ModelQueries, z: Tensor, y: Tensor, threat: ThreatModel, candidates: int | None
+) -> HalfSpace:
+    """The nearest of them, sample by sample."""
+    spaces = all_half_spaces(queries, z, y, threat, candidates)
+    sizes = torch.stack([torch.where(s.reached, norm(s.displacement, threat.r), torch.inf) for s in spaces], 1)
+    choice, rows = sizes.argmin(1), torch.arange(len(z), device=z.device)
+
+    def pick(name: str) -> Tensor:
+        return torch.stack([getattr(space, name) for space in spaces], 1)[rows, choice]
+
+    return HalfSpace(
+        logits=spaces[0].logits,
+        rise=pick("rise"),
+        g=pick("g"),
+        displacement=pick("displacement"),
+        reached=pick("reached"),
+        target=pick("target"),
+    )
+
+
+def linearised_classes(
+    queries: ModelQueries, incumbent: Incumbent, targets: int, threat: ThreatModel
+) -> tuple[Int[Tensor, "n c"], Float[Tensor, "n c *features"]]:
+    """Classes by increasing linearised distance, and the points where the linearised boundaries are met."""
+    x = incumbent.x
+    spaces = all_half_spaces(queries, x, incumbent.y, threat, targets)
+    sizes = [torch.where(s.reached, norm(s.displacement, threat.r), torch.inf) for s in spaces]
     order = torch.stack(sizes, 1).argsort(dim=1, stable=True)
-    ranked = classes.gather(1, order)
-    stacked = torch.stack(points, 1)
+    ranked = torch.stack([space.target for space in spaces], 1).gather(1, order)
+    stacked = torch.stack([project_box(x + space.displacement, threat.bounds) for space in spaces], 1)
     index = order.view(*order.shape, *(1,) * (x.ndim - 1)).expand_as(stacked)
     return ranked, stacked.gather(1, index)
 

@@ -1,0 +1,71 @@
+"""What every minimum-norm attack shares: chunks of correctly classified samples, each with its incumbent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from wassertight.attacks.base import Found, Problem
+from wassertight.attacks.incumbent import Incumbent
+from wassertight.losses import margin
+from wassertight.queries import ModelQueries
+from wassertight.threats import ThreatModel
+from wassertight.types import Bounds, InputError, Status, ThreatError
+
+Search = Callable[[ModelQueries, Incumbent, ThreatModel, torch.Generator], int]
+"""Improves an incumbent and returns the iterations made."""
+
+
+def nearest_flips(problem: Problem, search: Search) -> Found:
+    """Run a search on the correctly classified samples, chunk by chunk of the batch size; the closest flips found."""
+    check_norm(problem.threat)
+    points, steps = problem.x.clone(), 0
+    generator = problem.generator()
+    for rows, part in problem.chunks():
+        clean = part.queries.clean_logits(part.x, part.y)
+        right = (clean.argmax(1) == part.y).nonzero().squeeze(1)
+        if len(right) == 0:
+            continue
+        incumbent = Incumbent(part.x[right], part.y[right], part.threat.r, margin(clean[right], part.y[right]))
+        steps = max(steps, search(part.queries, incumbent, part.threat, generator))
+        moved = part.x.clone()
+        moved[right] = incumbent.points
+        points[rows] = moved
+    return Found(points=points, steps=steps, status=Status.COMPLETE)
+
+
+def check_norm(threat: ThreatModel) -> None:
+    """Refuse ground norms without a projection."""
+    if threat.r not in (1, 2, math.inf):
+        raise ThreatError(f"minimum-norm attacks take the ground norms L1, L2 and Linf; got {threat.name}")
+
+
+def check_steps(steps: int, **positive: float) -> None:
+    """Refuse a number of steps below one and settings that must be positive."""
+    if steps < 1:
+        raise InputError(f"steps must be >= 1, got {steps}")
+    for name, value in positive.items():
+        if not value > 0:
+            raise InputError(f"{name} must be > 0, got {value}")
+
+
+def farthest(x: Tensor, r: float, bounds: Bounds) -> Tensor:
+    """Distance from each sample to the farthest corner of the box, (n,): no displacement is longer."""
+    if bounds is None:
+        return torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
+    room = torch.maximum(x - bounds[0], bounds[1] - x).flatten(1)
+    if math.isinf(r):
+        return room.amax(1)
+    return (room**r).sum(1) ** (1 / r)
+
+
+def cosine(first: float, last: float, step: int, steps: int) -> float:
+    """Cosine decay from `first` at step 0 towards `last` at step `steps`.
+
+    >>> cosine(1.0, 0.0, 1, 2)
+    0.5
+    """
+    return last + (first - last) * (1 + math.cos(math.pi * step / steps)) / 2
