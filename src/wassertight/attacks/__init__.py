@@ -1,9 +1,36 @@
 """Attacks: upper bounds on worst-case accuracy, every result audited."""
 
+from wassertight.attacks.a3_wda import A3
+from wassertight.attacks.apgd import APGD
 from wassertight.attacks.base import Attack, AttackResult, Found, Problem, conclude
+from wassertight.attacks.bisected import BisectedAPGD
+from wassertight.attacks.ensemble import AutoAttack
 from wassertight.attacks.fgsm import FGSM
-from wassertight.attacks.minimum_norm import MinimumNorm
+from wassertight.attacks.minimum_norm import DDN, FAB, FMN, PDPGD, DeepFool, MinimumNorm
 from wassertight.attacks.pgd import PGD
+from wassertight.attacks.square import Square
+from wassertight.attacks.wda import WDA
 from wassertight.attacks.wda_plus import WDAPlusPlus
 
-__all__ = ["FGSM", "PGD", "Attack", "AttackResult", "Found", "MinimumNorm", "Problem", "WDAPlusPlus", "conclude"]
+__all__ = [
+    "A3",
+    "APGD",
+    "DDN",
+    "FAB",
+    "FGSM",
+    "FMN",
+    "PDPGD",
+    "PGD",
+    "WDA",
+    "Attack",
+    "AttackResult",
+    "AutoAttack",
+    "BisectedAPGD",
+    "DeepFool",
+    "Found",
+    "MinimumNorm",
+    "Problem",
+    "Square",
+    "WDAPlusPlus",
+    "conclude",
+]

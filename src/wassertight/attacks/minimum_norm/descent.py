@@ -56,6 +56,16 @@ def arms_for(r: float) -> tuple[Arm, Arm]:
     )
 
 
+def short_arms(r: float) -> tuple[Arm, Arm]:
+    """The two arms of a middling budget: under l_inf greedy signs, then short normalised steps."""
+    if math.isinf(r):
+        return (
+            Arm(steepest=True, length=(0.7, 0.03), shrink=(0.2, 0.01)),
+            Arm(steepest=False, length=(0.3, 0.003), shrink=(0.03, 0.001)),
+        )
+    return arms_for(r)
+
+
 def fine_arm(r: float, *, steepest: bool) -> Arm:
     """Short steps around the incumbent, for corners where several linear pieces meet."""
     return Arm(steepest=steepest and math.isinf(r), length=(0.15, 0.001), shrink=(0.02, 0.0003))

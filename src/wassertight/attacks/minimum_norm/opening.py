@@ -7,13 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wassertight.attacks.incumbent import Incumbent, pull_back
-from wassertight.attacks.minimum_norm.descent import Arm, arms_for, descend, lean_arm, polish
+from wassertight.attacks.minimum_norm.descent import Arm, arms_for, descend, lean_arm, polish, short_arms
 from wassertight.attacks.minimum_norm.starts import donors, linearised_classes, walk_out
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 
 _LEAN = 30
 """With fewer iterations left than this, one arm takes them all."""
+_SHORT = 60
+"""With fewer than this, two arms share them, one after the other (l_inf and l_2)."""
 
 
 class Opening:
@@ -33,7 +35,7 @@ class Opening:
         self.queries, self.incumbent, self.threat, self.floor = queries, incumbent, threat, floor
         self.budget = queries.passes.total + passes * len(incumbent.x)
         self.steps = 0
-        self.pulls, self.polishes = (6, 4) if passes >= 99 else (4, 1)
+        self.pulls, self.polishes = (6, 4) if passes >= (99 if threat.r == 1 else 150) else (4, 1)
         self.far = torch.zeros(len(incumbent.x), dtype=torch.bool, device=incumbent.x.device)
 
     def remaining(self, samples: int) -> int:
@@ -67,6 +69,11 @@ class Opening:
         if steps < _LEAN:
             for far in (False, True):
                 self._descend(found[self.far[found] == far], steps, lean_arm(best.r, far=far))
+            return False
+        if steps < _SHORT and best.r != 1:
+            first, second_arm = short_arms(best.r)
+            self._descend(found, steps // 2, first)
+            self._descend(found, self.remaining(len(found)), second_arm)
             return False
         length = max(10, steps // 5)
         gains = []
