@@ -49,6 +49,15 @@ def class_margin(logits: Float[Tensor, "n k"], pairs: Int[Tensor, "n 2"]) -> Flo
     return picked[:, 1] - picked[:, 0]
 
 
+def weighted(logits: Float[Tensor, "n k"], v: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """A linear combination `<v, z>` of the logits, one weight vector a sample: the loss of diversified starts.
+
+    >>> weighted(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, -1.0]])).tolist()
+    [2.0]
+    """
+    return (logits * v).sum(1)
+
+
 def dlr(logits: Float[Tensor, "n k"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Difference of logits ratio `-(z_y - max_{j != y} z_j) / (z_(1) - z_(3) + 1e-12)`.
 

@@ -36,7 +36,7 @@ from wassertight.attacks.incumbent import Incumbent
 from wassertight.attacks.minimum_norm.search import check_norm, check_steps, nearest_flips
 from wassertight.attacks.wda import advance, climb, probe
 from wassertight.geometry import dual_direction, project_ball, project_box, sample_ball
-from wassertight.losses import margin
+from wassertight.losses import margin, weighted
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 from wassertight.types import InputError
@@ -163,12 +163,8 @@ class _Campaign:
         z = project_box(x + sample_ball(x, self.radius, self.threat.r, self.generator), self.threat.bounds)
         if turns:
             v = self._direction(rows, index)
-
-            def along(logits: Tensor, labels: Tensor) -> Tensor:
-                return (logits * labels).sum(1)
-
             for _ in range(turns):
-                _, _, g = self.queries.gradient(z, v, along)
+                _, _, g = self.queries.gradient(z, v, weighted)
                 z = advance(z, x, g, self.radius, self.radius, self.threat)
             logits = self.queries.logits(z)
             self._offer(z, logits, rows)

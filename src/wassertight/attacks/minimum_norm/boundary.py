@@ -147,7 +147,7 @@ class MinimumNorm(Attack):
         generator: torch.Generator,
     ) -> int:
         """Portfolio rounds until every sample has used its passes or is done; then the finish again."""
-        portfolio = Portfolio(part.queries, incumbent, part.threat, generator, search.ranked)
+        portfolio = Portfolio(part.queries, incumbent, part.threat, generator, search.ranked, search.classes)
         while True:
             affordable = (portfolio.spent + CHEAPEST <= passes - _FINAL).to(floor.device)
             rows = (affordable & incumbent.found & (incumbent.distance > floor)).nonzero().squeeze(1)

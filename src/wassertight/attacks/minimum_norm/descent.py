@@ -13,7 +13,7 @@ from wassertight.attacks.incumbent import Incumbent
 from wassertight.attacks.minimum_norm.search import cosine
 from wassertight.geometry import closest_on_hyperplane, norm, project_ball, project_box, sample_ball
 from wassertight.geometry.norms import per_sample
-from wassertight.losses import class_margin, margin
+from wassertight.losses import class_margin, margin, weighted
 from wassertight.queries import LossFunction, ModelQueries
 from wassertight.threats import ThreatModel
 
@@ -119,12 +119,23 @@ def restart(
     rows: Int[Tensor, " m"],
     generator: torch.Generator,
     target: Int[Tensor, " m"] | None,
+    *,
+    v: Float[Tensor, "m k"] | None = None,
+    turns: int = 0,
 ) -> None:
-    """From a random point of the ball just inside the incumbent, climb towards one class with steps that start at
-    the ball's own size: a fixed-radius attack at a radius worth having."""
+    """A fixed-radius attack in the ball just inside the incumbent, with steps that start at the ball's own size.
+
+    It starts from a random point, moved by `turns` steps of the whole ball up the combination `<v, logits>`
+    (output-diversified initialisation, 2003.06878, for random v), and climbs towards one class.
+    """
     x = incumbent.x[rows]
     ball = incumbent.distance[rows] * (1 - _INSIDE)
     z = project_box(x + sample_ball(x, ball, threat.r, generator), threat.bounds)
+    if v is not None:
+        for _ in range(turns):
+            logits, _, g = queries.gradient(z, v, weighted)
+            incumbent.offer(z, logits, rows)
+            z = ascend(z, x, g, ball, ball, threat, steepest=True)
     labels, rise = aim(incumbent.y[rows], target)
     for step in range(steps):
         logits, _, g = queries.gradient(z, labels, rise)

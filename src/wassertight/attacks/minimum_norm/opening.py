@@ -28,6 +28,7 @@ class Opening:
 
     ranked: Tensor
     starts: Tensor
+    classes: int
 
     def __init__(
         self, queries: ModelQueries, incumbent: Incumbent, threat: ThreatModel, passes: int, floor: Float[Tensor, " n"]
@@ -47,6 +48,7 @@ class Opening:
 
     def start(self, targets: int, *, donor_logits: Tensor, donor_x: Tensor) -> None:
         """Linearised starts, then the fallbacks for samples without a flip."""
+        self.classes = donor_logits.shape[1]
         everything = torch.arange(len(self.incumbent.x), device=self.incumbent.x.device)
         self.ranked, self.starts = linearised_classes(self.queries, self.incumbent, targets, self.threat)
         self.incumbent.offer(self.starts[:, 0], self.queries.logits(self.starts[:, 0]), everything)

@@ -24,7 +24,8 @@ _ARMS = 4
 _FIRST = (1, 0, 2, 3)
 """Every sample tries all of them once, in this order."""
 _EVEN, _KEPT = 0.1, 0.7
-_CYCLE, _CLIMB, _COMING = 40, 20, 60
+_CYCLE, _COMING = 40, 60
+_RESTARTS, _CLIMB, _TURNS = 3, 13, 2
 _DEAREST, CHEAPEST = 2 * (_COMING + 6), 2 * _CYCLE + 2
 """Passes a sample of coming in, and of every other way."""
 
@@ -44,9 +45,10 @@ class Portfolio:
         threat: ThreatModel,
         generator: torch.Generator,
         ranked: Tensor,
+        classes: int,
     ) -> None:
         self.queries, self.incumbent, self.threat, self.generator = queries, incumbent, threat, generator
-        self.ranked = ranked
+        self.ranked, self.classes = ranked, classes
         n = len(incumbent.x)
         self.spent = torch.zeros(n, dtype=torch.float64)
         self.steps = 0
@@ -87,9 +89,12 @@ class Portfolio:
     def _look(self, arm: int, rows: Tensor) -> None:
         queries, incumbent, threat, uses = self.queries, self.incumbent, self.threat, self._uses[arm]
         if arm == 0:
-            for turn in (2 * uses, 2 * uses + 1):
+            for turn in range(_RESTARTS * uses, _RESTARTS * (uses + 1)):
                 target = self.ranked[rows, turn % min(5, self.ranked.shape[1])]
-                restart(queries, incumbent, threat, _CLIMB, rows, self.generator, target)
+                v = torch.empty((len(rows), self.classes), dtype=torch.float64)
+                v = v.uniform_(-1, 1, generator=self.generator).to(incumbent.x)
+                steps = _CLIMB - _TURNS
+                restart(queries, incumbent, threat, steps, rows, self.generator, target, v=v, turns=_TURNS)
         elif arm == 1:
             come_in(queries, incumbent, threat, _COMING, rows, self.generator)
         elif arm == 2:
