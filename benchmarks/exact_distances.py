@@ -113,6 +113,8 @@ class Search:
         status = "solved"
         for relaxed, _, system, cost in sorted(todo, key=lambda entry: entry[0]):
             cutoff = self.u / unit * (1 - gap)
+            if self.u < 0.5 * unit:  # the solvers' tolerances are relative to unit
+                return self.mixed_integer(gap)
             if relaxed >= cutoff:
                 lower = min(lower, cutoff * unit)
                 continue
@@ -149,6 +151,8 @@ class Search:
             bound, _, target, bounds = heapq.heappop(heap)
             if bound >= self.u / unit * (1 - gap):
                 break
+            if self.u < 0.5 * unit:  # the solvers' tolerances are relative to unit
+                return self.branch_and_bound(gap)
             self.nodes += 1
             system = System.build(weights, biases, region, bounds, self.margin(target, biases), objective=True)
             answer = quadratic_program(system, bounds, root)
