@@ -18,11 +18,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import highspy
+import exact_solvers as solvers
 import numpy as np
 import torch
-from exact_network import Array, Bounds, Network, Region, propagate
-from exact_relaxation import System, linear_program, quadratic_program
+from exact_network import Array, Bounds, Network, Region, System, propagate
 from torch import nn
 
 from wassertight.attacks import MinimumNorm
@@ -60,7 +59,7 @@ class Search:
         return False
 
     def start(self, z: Array | None) -> None:
-        """From an attack's point, or from the other classes' nearest corner of the box if there is none."""
+        """From an attack's point, carried to its cell's optimum, or from the size of the box if there is none."""
         if z is not None:
             self.offer(z)
         size = len(self.x)
@@ -81,60 +80,64 @@ class Search:
         region, biases = Region.of(self.x, u, self.r), self.net.around(self.x, u)
         phases = [(np.where(s > 0, 0.0, -np.inf), np.where(s > 0, np.inf, 0.0)) for s in pre[:-1]]
         bounds = propagate(self.net.weights, biases, region, phases)
-        if _empty(bounds):
+        if solvers.is_empty(bounds):
             return False
         system = System.build(self.net.weights, biases, region, bounds, self.margin(target, biases), objective=True)
         if self.r == 2:
-            d = quadratic_program(system, bounds, phases).d
+            free = [(np.full_like(low, -np.inf), np.full_like(low, np.inf)) for low, _ in bounds]
+            d = solvers.quadratic_program(system, bounds, free).d
         else:
-            cost = np.zeros(system.matrix.shape[1])
-            cost[system.norm] = 1
-            solver = linear_program(system, cost)
-            solver.run()
-            if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            v = solvers.minimum(solvers.linear_program(system, solvers.norm_cost(system)), time.perf_counter() + 60)[1]
+            if v is None:
                 return False
-            d = system.inputs @ np.asarray(solver.getSolution().col_value)[: system.inputs.shape[1]]
+            d = system.inputs @ v[: system.inputs.shape[1]]
         return bool(np.isfinite(d).all()) and self.offer(self.x + u * d) and self.u < u * (1 - relative)
 
     def mixed_integer(self, gap: float) -> tuple[float, str]:
-        """Lower bound and status by one MILP a target that its LP relaxation leaves open (l_inf, l_1)."""
-        unit = self.u
-        region, biases = Region.of(self.x, unit, self.r), self.net.around(self.x, unit)
-        bounds = propagate(self.net.weights, biases, region)
-        lower, todo = unit, []
+        """Lower bound and status in l_inf and l_1: no target reaches y within u (1 - gap), shown by LPs and MILPs.
+
+        The radius is fixed, which needs no row a pixel for the norm and lets LPs over margin and radius settle most
+        neurons; a point found is carried to its cell's optimum and the search starts again below it.
+        """
+        unit, weights = self.u, self.net.weights
+        biases = self.net.around(self.x, unit)
+        region = Region.of(self.x, unit, self.r, 1 - gap)
+        root = propagate(weights, biases, region)
+        lower, status, todo = unit * (1 - gap), "solved", []
         for target in range(len(biases[-1])):
             if target != self.y:
                 margin = self.margin(target, biases)
-                system = System.build(self.net.weights, biases, region, bounds, margin, objective=True)
-                cost = np.zeros(system.matrix.shape[1])
-                cost[system.norm] = 1
-                relaxed = _minimum(linear_program(system, cost), self.deadline)[0]
-                todo.append((relaxed, target, system, cost))
-        status = "solved"
-        for relaxed, _, system, cost in sorted(todo, key=lambda entry: entry[0]):
-            cutoff = self.u / unit * (1 - gap)
-            if self.u < 0.5 * unit:  # the solvers' tolerances are relative to unit
-                return self.mixed_integer(gap)
-            if relaxed >= cutoff:
-                lower = min(lower, cutoff * unit)
+                system = System.build(weights, biases, region, root, margin, objective=False)
+                relaxed = solvers.minimum(solvers.linear_program(system, -system.margin()), self.deadline)[0]
+                if relaxed < math.inf:
+                    todo.append((relaxed, target, margin, system))
+        for _, _, margin, system in sorted(todo, key=lambda entry: entry[:2]):
+            bounds, before = root, math.inf
+            while (count := solvers.count_unstable(bounds)) < before:
+                before, tight = count, solvers.tighten(system, bounds, self.deadline)
+                bounds = [] if tight is None else propagate(weights, biases, region, tight)
+                if tight is None or solvers.is_empty(bounds):
+                    break
+                system = System.build(weights, biases, region, bounds, margin, objective=False)
+            if tight is None or solvers.is_empty(bounds):
                 continue
-            system.high[system.norm] = cutoff
             unstable = [np.flatnonzero((low < 0) & (high > 0)) for low, high in bounds]
-            solver = linear_program(system, cost, unstable, bounds)
-            solver.setOptionValue("mip_rel_gap", gap / 10)
-            solver.setOptionValue("mip_abs_gap", gap / 10)
-            proved, d = _minimum(solver, self.deadline)
-            self.nodes += max(0, int(solver.getInfo().mip_node_count))
-            if d is not None:
-                z = self.x + unit * (system.inputs @ d[: system.inputs.shape[1]])
-                self.offer(z)
+            solver = solvers.linear_program(system, -system.margin(), unstable, bounds)
+            solver.setOptionValue("mip_max_improving_sols", 1)
+            proved, v = solvers.minimum(solver, self.deadline)
+            self.nodes += max(1, int(solver.getInfo().mip_node_count))
+            if proved == math.inf:
+                continue
+            if v is not None and self.offer(self.x + unit * (system.inputs @ v[: system.inputs.shape[1]])):
                 while self.cell(self.z):
                     pass
-            proved = max(proved, relaxed)
-            lower = min(lower, min(proved, cutoff) * unit)
-            if proved < min(cutoff, self.u / unit * (1 - 3 * gap)):
-                status = "time"
-        return min(lower, self.u), status
+                return self.mixed_integer(gap)
+            system = System.build(weights, biases, region, bounds, margin, objective=True)
+            relaxed = solvers.minimum(
+                solvers.linear_program(system, solvers.norm_cost(system)), time.perf_counter() + 60
+            )[0]
+            lower, status = min(lower, relaxed * unit), "time"
+        return lower, status
 
     def branch_and_bound(self, gap: float) -> tuple[float, str]:
         """Lower bound and status by branching on activation phases over QP relaxations (l_2)."""
@@ -155,7 +158,7 @@ class Search:
                 return self.branch_and_bound(gap)
             self.nodes += 1
             system = System.build(weights, biases, region, bounds, self.margin(target, biases), objective=True)
-            answer = quadratic_program(system, bounds, root)
+            answer = solvers.quadratic_program(system, bounds, root)
             bound = max(bound, answer.bound)
             if bound >= self.u / unit * (1 - gap):
                 continue
@@ -167,7 +170,7 @@ class Search:
                 self.cell(z)
             if bound >= self.u / unit * (1 - gap):
                 continue
-            layer, neuron = _worst(answer.s, answer.a, answer.price, bounds)
+            layer, neuron = solvers.worst_neuron(answer.s, answer.a, answer.price, bounds)
             if layer < 0:  # every phase fixed: the bound is the cell's, closed up to the solver's accuracy
                 heapq.heappush(heap, (bound, next(count), target, bounds))
                 break
@@ -175,58 +178,23 @@ class Search:
                 child = [(low.copy(), high.copy()) for low, high in bounds]
                 child[layer][0 if active else 1][neuron] = 0.0
                 child = child[: layer + 1] + propagate(weights, biases, region, child)[layer + 1 :]
-                if not _empty(child):
+                if not solvers.is_empty(child):
                     heapq.heappush(heap, (bound, next(count), target, child))
         lower = min((entry[0] for entry in heap), default=math.inf) * unit
         lower = min(max(lower, 0.0), self.u * (1 - gap))
         return lower, "solved" if lower >= self.u * (1 - 2 * gap) else "time"
 
 
-def _empty(bounds: Bounds) -> bool:
-    return any((low > high + 1e-9).any() for low, high in bounds)
-
-
-def _minimum(solver: highspy.Highs, deadline: float) -> tuple[float, Array | None]:
-    """Proved lower bound (inf if infeasible) and the best point."""
-    solver.setOptionValue("time_limit", max(0.01, deadline - time.perf_counter()))
-    solver.run()
-    status, info = solver.getModelStatus(), solver.getInfo()
-    if status == highspy.HighsModelStatus.kInfeasible:
-        return math.inf, None
-    whole = bool(len(solver.getLp().integrality_))
-    solution = solver.getSolution()
-    point = np.asarray(solution.col_value) if solution.value_valid else None
-    if whole:
-        return (info.mip_dual_bound if math.isfinite(info.mip_dual_bound) else 0.0), point
-    return (info.objective_function_value if status == highspy.HighsModelStatus.kOptimal else 0.0), point
-
-
-def _worst(s: list[Array], a: list[Array], price: list[Array], bounds: Bounds) -> tuple[int, int]:
-    """Layer and neuron whose activation is furthest above its ReLU, weighted with the upper line's multiplier."""
-    best, place = -1.0, (-1, -1)
-    for k, (low, high) in enumerate(bounds):
-        for i in np.flatnonzero((low < 0) & (high > 0)):
-            excess = max(float(a[k][i] - max(s[k][i], 0.0)), 0.0)
-            score = excess * (price[k][i] + 1e-3)
-            if score > best:
-                best, place = score, (k, int(i))
-    return place
-
-
-def exact_distance(net: Network, x: Array, y: int, r: float, start: Array | None, limit: float) -> tuple[Search, float, str]:
-    """The finished search (upper bound `u` at `z`), the lower bound and "solved" or "time"; no point in the box gives an upper bound of inf."""
+def exact_distance(
+    net: Network, x: Array, y: int, r: float, start: Array | None, limit: float
+) -> tuple[Search, float, str]:
+    """The finished search (upper bound `u` at `z`, inf if no point was found), the lower bound and "solved" or "time"."""
     search = Search(net, x, y, r, time.perf_counter() + limit)
     search.start(start)
     lower, status = (search.branch_and_bound if r == 2 else search.mixed_integer)(GAPS[r])
     if not len(search.z):  # no misclassified point known: u was the box's size only
         search.u = math.inf
     return search, lower, status
-
-
-def attack(model: nn.Module, x: torch.Tensor, y: torch.Tensor, r: float, passes: int = 2000) -> tuple[Array, Array]:
-    """Distances (n,) and points (n, d) of the library's minimum-norm attack."""
-    found = MinimumNorm(passes=passes)(model, x, y, PointwiseBall(radius=1.0, r=r))
-    return found.distances.values.double().numpy(), found.points.double().flatten(1).numpy()
 
 
 def check() -> None:
@@ -248,7 +216,8 @@ def check() -> None:
             dual = {math.inf: 1, 1.0: math.inf, 2.0: 2}[r]
             w = net.weights[0]
             true = min((logits[int(y)] - logits[j]) / np.linalg.norm(w[int(y)] - w[j], dual) for j in others)
-            assert status == "solved" and lower <= search.u, (r, seed, status, lower, search.u)
+            assert status == "solved", (r, seed)
+            assert lower <= search.u, (r, seed, lower, search.u)
             assert abs(search.u - true) <= 2e-5 * true, (r, seed, search.u, true)
         for seed in range(12):
             torch.manual_seed(100 + seed)
@@ -265,8 +234,11 @@ def check() -> None:
             wrong = np.delete(a, y, 1).max(1) >= a[:, y]
             nearest = np.linalg.norm(grid[wrong] - x, r, axis=1).min() if wrong.any() else math.inf
             search, lower, status = exact_distance(net, x, y, r, None, 60)
-            print(f"r={r:g} seed {seed}: [{lower:.6f}, {search.u:.6f}] {status}, grid {nearest:.6f}, {search.nodes} nodes")
-            assert lower <= search.u and status == "solved"
+            print(
+                f"r={r:g} seed {seed}: [{lower:.6f}, {search.u:.6f}] {status}, grid {nearest:.6f}, {search.nodes} nodes"
+            )
+            assert status == "solved", (r, seed)
+            assert lower <= search.u, (r, seed, lower, search.u)
             assert lower <= nearest + 1e-9, "the grid found a nearer point"
             assert nearest == math.inf or nearest <= search.u + 5e-3 or wrong.sum() < 20, "the grid found none so near"
     print("all checks passed")
@@ -290,7 +262,12 @@ def main() -> None:
     with torch.no_grad():
         right = (model(data.x).argmax(1) == data.y).nonzero().squeeze(1)[: given.n]
     net = Network.read(model, tuple(data.x.shape[1:]))
-    record = {"model": Path(given.model).stem, "data": Path(given.data).stem, "norm": str(given.norm), "gap": GAPS[given.norm]}
+    record = {
+        "model": Path(given.model).stem,
+        "data": Path(given.data).stem,
+        "norm": str(given.norm),
+        "gap": GAPS[given.norm],
+    }
     columns = ("indices", "lower", "upper", "attack", "seconds", "nodes", "status")
     rows: dict[str, list[float | int | str]] = {name: [] for name in columns}
     if given.out and given.out.exists():
@@ -298,7 +275,9 @@ def main() -> None:
         assert all(old[key] == value for key, value in record.items()), f"{given.out} is another record"
         rows = {name: old[name] for name in columns}
     todo = [int(i) for i in right if int(i) not in rows["indices"]]
-    distances, points = attack(model, data.x[todo], data.y[todo], given.norm) if todo else (np.zeros(0), np.zeros((0, 0)))
+    if todo:
+        found = MinimumNorm(passes=2000)(model, data.x[todo], data.y[todo], PointwiseBall(radius=1.0, r=given.norm))
+        distances, points = found.distances.values.double().numpy(), found.points.double().flatten(1).numpy()
     for place, i in enumerate(todo):
         begun = time.perf_counter()
         z = points[place] if math.isfinite(distances[place]) else None
@@ -308,7 +287,10 @@ def main() -> None:
         values = (i, lower, search.u, float(distances[place]), round(seconds, 3), search.nodes, status)
         for name, value in zip(columns, values, strict=True):
             rows[name].append(value)
-        print(f"{i}: [{lower:.8g}, {search.u:.8g}] attack {distances[place]:.8g}, {seconds:.1f} s, {search.nodes} nodes, {status}", flush=True)
+        print(
+            f"{i}: [{lower:.8g}, {search.u:.8g}] attack {distances[place]:.8g}, {seconds:.1f} s, {search.nodes} nodes, {status}",
+            flush=True,
+        )
         if given.out:
             given.out.parent.mkdir(parents=True, exist_ok=True)
             given.out.write_text(json.dumps({**record, "n": len(rows["indices"]), **rows}) + "\n", encoding="utf-8")

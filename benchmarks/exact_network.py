@@ -1,4 +1,4 @@
-"""A ReLU MLP as float64 matrices, norm-ball-and-box regions around a sample, and neuron bounds over such a region.
+"""A ReLU MLP as float64 matrices, regions around a sample, neuron bounds over a region and the triangle relaxation.
 
 Everything after `Network.around` is in units of the search radius u: z = x + u d, pre-activations divided by u, so that
 solver tolerances are relative to the distance sought.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from scipy import sparse
 from torch import nn
 
 from wassertight.models.architecture import Normalise
@@ -137,9 +137,7 @@ def propagate(weights: list[Array], biases: list[Array], region: Region, known: 
     return bounds
 
 
-def _backward(
-    g: Array, c: Array, weights: list[Array], biases: list[Array], bounds: Bounds, region: Region
-) -> Array:
+def _backward(g: Array, c: Array, weights: list[Array], biases: list[Array], bounds: Bounds, region: Region) -> Array:
     """Upper bounds of `g @ a + c`, a the activations behind the last of `bounds` (the input if there are none)."""
     for k in range(len(bounds) - 1, -1, -1):
         low, high = bounds[k]
@@ -149,3 +147,95 @@ def _backward(
         g, c = positive * slope + negative * flat, c + positive @ intercept
         g, c = g @ weights[k], c + g @ biases[k]
     return region.support(g) + c
+
+
+@dataclass
+class System:
+    """`row_low <= A v <= row_high`, `low <= v <= high`, with the places of its parts."""
+
+    matrix: sparse.csr_matrix
+    row_low: Array
+    row_high: Array
+    low: Array
+    high: Array
+    inputs: sparse.csr_matrix
+    """d = inputs @ v."""
+    s: list[slice]
+    a: list[slice]
+    triangle: list[slice]
+    """Rows `a - slope s <= intercept`."""
+    above: list[slice]
+    """Rows `a - s >= 0`."""
+    row: int
+    """Row of the margin, without its offset."""
+    norm: int
+    """Column of t, or -1."""
+
+    def margin(self) -> Array:
+        """Coefficients of the target's margin."""
+        out: Array = self.matrix[self.row].toarray()[0]
+        return out
+
+    @classmethod
+    def build(
+        cls, weights: list[Array], biases: list[Array], region: Region, bounds: Bounds, margin: tuple[Array, float],
+        *, objective: bool,
+    ) -> System:  # fmt: skip
+        """With the target's `margin[0] @ a + margin[1] >= 0` over the last activations; `objective` adds t."""
+        r, n = region.r, len(region.low)
+        if r == 1:
+            plus, minus = np.flatnonzero(region.high > 0), np.flatnonzero(region.low < 0)
+            inputs = sparse.hstack(
+                [sparse.identity(n, format="csc")[:, plus], -sparse.identity(n, format="csc")[:, minus]]
+            )
+            low, high = [np.zeros(len(plus) + len(minus))], [np.concatenate([region.high[plus], -region.low[minus]])]
+        else:
+            inputs = sparse.identity(n, format="csc")
+            low, high = [region.low], [region.high]
+        d = inputs.shape[1]
+        sizes = [len(b) for b in biases[:-1]]
+        total = d + 2 * sum(sizes) + (r != 2)
+        norm = total - 1 if r != 2 else -1
+        s, a, triangle, above = [], [], [], []
+        blocks: list[sparse.spmatrix] = []
+        row_low, row_high = [], []
+
+        def put(parts: list[tuple[int, sparse.spmatrix]], lows: Array, highs: Array) -> slice:
+            rows = parts[0][1].shape[0]
+            block = sparse.hstack([
+                piece for k, (start, part) in enumerate(parts) for piece in (
+                    sparse.csr_matrix((rows, start - (parts[k - 1][0] + parts[k - 1][1].shape[1] if k else 0))), part)
+            ] + [sparse.csr_matrix((rows, total - parts[-1][0] - parts[-1][1].shape[1]))])  # fmt: skip
+            begin = sum(b.shape[0] for b in blocks)
+            blocks.append(block)
+            row_low.append(np.broadcast_to(lows, rows).astype(float))
+            row_high.append(np.broadcast_to(highs, rows).astype(float))
+            return slice(begin, begin + rows)
+
+        before, place = inputs, 0
+        for k, size in enumerate(sizes):
+            column = d + 2 * sum(sizes[:k])
+            s.append(slice(column, column + size))
+            a.append(slice(column + size, column + 2 * size))
+            eye = sparse.identity(size, format="csr")
+            put([(place, -sparse.csr_matrix(weights[k] @ before)), (column, eye)], biases[k], biases[k])
+            slope, intercept = upper_line(*bounds[k])
+            above.append(put([(column, -eye), (column + size, eye)], 0.0, math.inf))
+            triangle.append(put([(column, -sparse.diags(slope)), (column + size, eye)], -math.inf, intercept))
+            low += [bounds[k][0], np.maximum(bounds[k][0], 0)]
+            high += [bounds[k][1], np.maximum(bounds[k][1], 0)]
+            before, place = sparse.identity(size, format="csr"), column + size
+        row = put([(place, sparse.csr_matrix(margin[0][None] @ before))], -margin[1], math.inf).start
+        if r != 2:
+            one = sparse.csr_matrix(np.ones((d, 1)))
+            if r == 1:
+                put([(0, sparse.csr_matrix(np.ones((1, d)))), (norm, sparse.csr_matrix([[-1.0]]))], -math.inf, 0.0)
+            elif objective:
+                put([(0, sparse.identity(d)), (norm, -one)], -math.inf, 0.0)
+                put([(0, sparse.identity(d)), (norm, one)], 0.0, math.inf)
+            low.append(np.zeros(1))
+            high.append(np.full(1, region.radius))
+        return cls(
+            sparse.vstack(blocks, format="csr"), np.concatenate(row_low), np.concatenate(row_high),
+            np.concatenate(low), np.concatenate(high), inputs.tocsr(), s, a, triangle, above, row, norm,
+        )  # fmt: skip
