@@ -68,6 +68,11 @@ class Network:
         """Biases of the network that sees d = (z - x) / u and whose pre-activations are divided by u."""
         return [(self.weights[0] @ x + self.biases[0]) / u, *(b / u for b in self.biases[1:])]
 
+    def margin(self, target: int, label: int, biases: list[Array]) -> tuple[Array, float]:
+        """Row and offset of f_target - f_label over the last activations."""
+        w = self.weights[-1]
+        return w[target] - w[label], float(biases[-1][target] - biases[-1][label])
+
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
     if isinstance(module, nn.Sequential):

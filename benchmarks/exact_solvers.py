@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import clarabel
 import highspy
 import numpy as np
+import numpy.typing as npt
 from exact_network import Array, Bounds, System, upper_line
 from scipy import sparse
 
@@ -16,13 +17,12 @@ INF = highspy.kHighsInf
 TOLERANCE = 1e-9
 
 
-def linear_program(
-    system: System, cost: Array, binaries: list[Array] | None = None, bounds: Bounds | None = None
-) -> highspy.Highs:
-    """A HiGHS model, minimising; with `binaries` (unstable neurons of each layer) a MILP with their phases."""
+def linear_program(system: System, cost: Array, bounds: Bounds | None = None) -> highspy.Highs:
+    """A HiGHS model, minimising; with `bounds` a MILP with the phases of the neurons they leave unstable."""
     matrix, row_low, row_high = system.matrix, system.row_low, system.row_high
     low, high, integer = system.low, system.high, 0
-    if binaries is not None and bounds is not None:
+    if bounds is not None:
+        binaries = [np.flatnonzero((low < 0) & (high > 0)) for low, high in bounds]
         rows, width = [], matrix.shape[1]
         integer = sum(len(b) for b in binaries)
         done = 0
@@ -76,65 +76,117 @@ class Quadratic:
     price: list[Array]
 
 
+@dataclass(frozen=True)
+class _Cone:
+    """The relaxation as `matrix v + slack = side`, the first `zeros` slacks zero and the others not negative."""
+
+    matrix: sparse.csc_matrix
+    side: Array
+    zeros: int
+    places: list[tuple[npt.NDArray[np.intp], int]]
+    """Unstable neurons of each layer and the row where their triangles begin."""
+
+    @classmethod
+    def of(cls, system: System, bounds: Bounds, fixed: Bounds) -> _Cone:
+        """`fixed` are the root's bounds, whose stable neurons need no sign constraint."""
+        n, matrix = system.inputs.shape[1], system.matrix
+        equal = np.flatnonzero(system.row_low == system.row_high)
+        pieces, sides = [matrix[equal]], [system.row_high[equal]]
+        unit = sparse.identity(matrix.shape[1], format="csr")
+        for k, (low, high) in enumerate(bounds):
+            active, inactive = np.flatnonzero(low >= 0), np.flatnonzero((high <= 0) & (low < 0))
+            pieces += [matrix[system.above[k].start + active], unit[system.a[k].start + inactive]]
+            sides += [np.zeros(len(active)), np.zeros(len(inactive))]
+        begin = zeros = sum(p.shape[0] for p in pieces)
+        places = []
+        for k, (low, high) in enumerate(bounds):
+            unstable = np.flatnonzero((low < 0) & (high > 0))
+            active = np.flatnonzero((low >= 0) & (fixed[k][0] < 0))
+            inactive = np.flatnonzero((high <= 0) & (fixed[k][1] > 0))
+            rows = [
+                (matrix[system.triangle[k].start + unstable], system.row_high[system.triangle[k].start + unstable]),
+                (-matrix[system.above[k].start + unstable], np.zeros(len(unstable))),
+                (-unit[system.a[k].start + unstable], np.zeros(len(unstable))),
+                (-unit[system.s[k].start + active], np.zeros(len(active))),
+                (unit[system.s[k].start + inactive], np.zeros(len(inactive))),
+            ]
+            pieces += [p for p, _ in rows]
+            sides += [side for _, side in rows]
+            places.append((unstable, begin))
+            begin += sum(p.shape[0] for p, _ in rows)
+        pieces += [-matrix[system.row], unit[:n], -unit[:n]]
+        sides += [-system.row_low[[system.row]], system.high[:n], -system.low[:n]]
+        return cls(sparse.vstack(pieces, format="csc"), np.concatenate(sides), zeros, places)
+
+    def solve(self, system: System, cost: Array, radius: float | None) -> tuple[float, Array, Array, bool]:
+        """Proved minimum of cost @ v in the ball, or of ||d||^2 / 2 without a radius; v; multipliers; feasible or not."""
+        n, width = system.inputs.shape[1], self.matrix.shape[1]
+        matrix, side = self.matrix, self.side
+        cones = [clarabel.ZeroConeT(self.zeros), clarabel.NonnegativeConeT(len(side) - self.zeros)]
+        quadratic = sparse.csc_matrix((width, width))
+        if radius is None:
+            quadratic = sparse.csc_matrix((np.ones(n), (range(n), range(n))), (width, width))
+        else:
+            ball = -sparse.identity(width, format="csc")[:n]
+            matrix = sparse.vstack([matrix, sparse.csc_matrix((1, width)), ball], format="csc")
+            side = np.concatenate([side, [radius], np.zeros(n)])
+            cones.append(clarabel.SecondOrderConeT(n + 1))
+        settings = clarabel.DefaultSettings()
+        settings.verbose = False
+        answer = clarabel.DefaultSolver(quadratic, cost, matrix, side, cones, settings).solve()
+        z = np.asarray(answer.z)
+        weight = 1.0 if radius is None else max(float(z[len(self.side)]) / radius, 1e-12)
+        z = np.concatenate([z[: self.zeros], np.maximum(z[self.zeros : len(self.side)], 0)])
+        feasible = "Infeasible" not in str(answer.status)
+        bound = self._dual(system, cost, z, weight) - (0 if radius is None else weight * radius**2 / 2)
+        if not feasible:  # z is a ray that proves it if the Lagrangian rises along it
+            rises = [self._dual(system, cost, z * 10.0**k, weight) for k in range(9)]
+            bound = max([bound] + [b - weight * (radius or 0) ** 2 / 2 for b in rises])
+        return bound, np.asarray(answer.x), z, feasible
+
+    def _dual(self, system: System, cost: Array, z: Array, weight: float) -> float:
+        """Minimum of the Lagrangian over the columns' box, a lower bound whatever the multipliers are."""
+        g, n = cost + self.matrix.T @ z, system.inputs.shape[1]
+        d = np.clip(-g[:n] / weight, system.low[:n], system.high[:n])
+        rest = np.where(g[n:] > 0, system.low[n:], system.high[n:]) @ g[n:]
+        return float(weight * (d @ d) / 2 + g[:n] @ d + rest - self.side @ z)
+
+
 def quadratic_program(system: System, bounds: Bounds, fixed: Bounds) -> Quadratic:
     """Shortest d in l_2; `fixed` are the root's bounds, whose stable neurons need no sign constraint."""
-    n = system.inputs.shape[1]
-    rows, sides, zeros = [], [], 0
-    matrix = system.matrix
-    width = matrix.shape[1]
-    equal = np.flatnonzero(system.row_low == system.row_high)
-    pieces = [matrix[equal]]
-    sides = [system.row_high[equal]]
-    unit = sparse.identity(width, format="csr")
-    for k, (low, high) in enumerate(bounds):
-        active, inactive = np.flatnonzero(low >= 0), np.flatnonzero((high <= 0) & (low < 0))
-        pieces += [matrix[system.above[k].start + active], unit[system.a[k].start + inactive]]
-        sides += [np.zeros(len(active)), np.zeros(len(inactive))]
-    zeros = sum(p.shape[0] for p in pieces)
-    places = []
-    begin = zeros
-    for k, (low, high) in enumerate(bounds):
-        open_ = np.flatnonzero((low < 0) & (high > 0))
-        active = np.flatnonzero((low >= 0) & (fixed[k][0] < 0))
-        inactive = np.flatnonzero((high <= 0) & (fixed[k][1] > 0))
-        rows = [
-            (matrix[system.triangle[k].start + open_], system.row_high[system.triangle[k].start + open_]),
-            (-matrix[system.above[k].start + open_], np.zeros(len(open_))),
-            (-unit[system.a[k].start + open_], np.zeros(len(open_))),
-            (-unit[system.s[k].start + active], np.zeros(len(active))),
-            (unit[system.s[k].start + inactive], np.zeros(len(inactive))),
-        ]
-        pieces += [p for p, _ in rows]
-        sides += [side for _, side in rows]
-        places.append((open_, begin))
-        begin += sum(p.shape[0] for p, _ in rows)
-    pieces += [-matrix[system.row], unit[:n], -unit[:n]]
-    sides += [-system.row_low[[system.row]], system.high[:n], -system.low[:n]]
-    stacked = sparse.vstack(pieces, format="csc")
-    side = np.concatenate(sides)
-    objective = sparse.csc_matrix((np.ones(n), (range(n), range(n))), (width, width))
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    cones = [clarabel.ZeroConeT(zeros), clarabel.NonnegativeConeT(len(side) - zeros)]
-    answer = clarabel.DefaultSolver(objective, np.zeros(width), stacked, side, cones, settings).solve()
-    v, z = np.asarray(answer.x), np.asarray(answer.z)
-    z = np.concatenate([z[:zeros], np.maximum(z[zeros:], 0)])
-    scales = [1.0] if "Solved" in str(answer.status) else [1.0, *10.0 ** np.arange(1, 9)]
-    bound = max(_dual(z * scale, stacked, side, system) for scale in scales)
+    cone, n = _Cone.of(system, bounds, fixed), system.inputs.shape[1]
+    value, v, z, _ = cone.solve(system, np.zeros(system.matrix.shape[1]), None)
     price = []
-    for (open_, begin), (low, _) in zip(places, bounds, strict=True):
+    for (unstable, begin), (low, _) in zip(cone.places, bounds, strict=True):
         full = np.zeros(len(low))
-        full[open_] = z[begin : begin + len(open_)]
+        full[unstable] = z[begin : begin + len(unstable)]
         price.append(full)
+    bound = math.sqrt(2 * max(0.0, value))
     return Quadratic(bound, v[:n], [v[c] for c in system.s], [v[c] for c in system.a], price)
 
 
-def _dual(z: Array, matrix: sparse.csc_matrix, side: Array, system: System) -> float:
-    """The Lagrangian's minimum over the columns' box: a lower bound of the distance whatever the multipliers z are."""
-    g, n = matrix.T @ z, system.inputs.shape[1]
-    d = np.clip(-g[:n], system.low[:n], system.high[:n])
-    rest = np.where(g[n:] > 0, system.low[n:], system.high[n:]) @ g[n:]
-    return math.sqrt(2 * max(float(d @ d / 2 + g[:n] @ d + rest - side @ z), 0.0))
+def tighten_ball(system: System, bounds: Bounds, radius: float) -> Bounds:
+    """Bounds of the unstable neurons from second-order cone programs in the l_2 ball, proved by their multipliers."""
+    cone = _Cone.of(system, bounds, bounds)
+    bounds = [(low.copy(), high.copy()) for low, high in bounds]
+    for k, (low, high) in enumerate(bounds):
+        for i in np.flatnonzero((low < 0) & (high > 0)):
+            for sign in (1.0, -1.0):
+                if low[i] >= 0 or high[i] <= 0:
+                    break
+                cost = np.zeros(system.matrix.shape[1])
+                cost[system.s[k].start + i] = sign
+                value = cone.solve(system, cost, radius)[0]
+                if sign > 0:
+                    low[i] = np.fmax(low[i], value)
+                else:
+                    high[i] = np.fmin(high[i], -value)
+    return bounds
+
+
+def intersect(bounds: Bounds, others: Bounds) -> Bounds:
+    """Both at once."""
+    return [(np.maximum(a, c), np.minimum(b, d)) for (a, b), (c, d) in zip(bounds, others, strict=True)]
 
 
 def tighten(system: System, bounds: Bounds, deadline: float) -> Bounds | None:
@@ -150,7 +202,7 @@ def tighten(system: System, bounds: Bounds, deadline: float) -> Bounds | None:
                 if low[i] >= 0 or high[i] <= 0:
                     break
                 solver.changeColCost(s, sign)
-                solver.setOptionValue("time_limit", max(0.01, solver.getRunTime() + deadline - time.perf_counter()))
+                solver.setOptionValue("time_limit", max(0.01, solver.getRunTime() + deadline - time.process_time()))
                 solver.run()
                 status = solver.getModelStatus()
                 if status == highspy.HighsModelStatus.kInfeasible:
@@ -190,7 +242,7 @@ def is_empty(bounds: Bounds) -> bool:
 
 def minimum(solver: highspy.Highs, deadline: float) -> tuple[float, Array | None]:
     """Proved lower bound (inf if infeasible) and the best point."""
-    solver.setOptionValue("time_limit", max(0.01, deadline - time.perf_counter()))
+    solver.setOptionValue("time_limit", max(0.01, deadline - time.process_time()))
     solver.run()
     status, info = solver.getModelStatus(), solver.getInfo()
     if status == highspy.HighsModelStatus.kInfeasible:
