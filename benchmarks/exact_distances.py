@@ -197,6 +197,9 @@ def exact_distance(
     search = Search(net, x, y, r, time.process_time() + limit)
     search.start(start)
     lower, status = (search.branch_and_bound if r == 2 else search.mixed_integer)(GAPS[r])
+    for weaker in (0.03, 0.1, 0.3) if status == "time" and r != 2 else ():
+        search.deadline = time.process_time() + limit / 3
+        lower = max(lower, min(search.mixed_integer(weaker)[0], search.u))
     if not len(search.z):  # no misclassified point known: u was the box's size only
         search.u = math.inf
     return search, lower, status
@@ -217,9 +220,8 @@ def check() -> None:
                 linear.bias += 0.8 * (linear(x).max() - linear(x)[0])
             net = Network.read(nn.Sequential(linear), (12,))
             search, lower, status = exact_distance(net, x[0].double().numpy(), int(y), r, None, 60)
-            logits, others = net.pre_activations(x[0].double().numpy())[-1], [j for j in range(4) if j != int(y)]
-            dual = {math.inf: 1, 1.0: math.inf, 2.0: 2}[r]
-            w = net.weights[0]
+            logits, w = net.pre_activations(x[0].double().numpy())[-1], net.weights[0]
+            others, dual = [j for j in range(4) if j != int(y)], {math.inf: 1, 1.0: math.inf, 2.0: 2}[r]
             true = min((logits[int(y)] - logits[j]) / np.linalg.norm(w[int(y)] - w[j], dual) for j in others)
             assert status == "solved", (r, seed)
             assert lower <= search.u, (r, seed, lower, search.u)
@@ -282,8 +284,7 @@ def main() -> None:
         distances, points = found.distances.values.double().numpy(), found.points.double().flatten(1).numpy()
     for place, i in enumerate(todo):
         begun = time.process_time()
-        z = points[place] if math.isfinite(distances[place]) else None
-        x = data.x[i].double().numpy().ravel()
+        x, z = data.x[i].double().numpy().ravel(), points[place] if math.isfinite(distances[place]) else None
         search, lower, status = exact_distance(net, x, int(data.y[i]), given.norm, z, given.limit)
         seconds = time.process_time() - begun
         values = (i, lower, search.u, float(distances[place]), round(seconds, 3), search.nodes, status)
@@ -292,7 +293,6 @@ def main() -> None:
         interval = f"[{lower:.8g}, {search.u:.8g}], attack {distances[place]:.8g}"
         print(f"{i}: {interval}, {seconds:.1f} s, {search.nodes} nodes, {status}", flush=True)
         if given.out:
-            given.out.parent.mkdir(parents=True, exist_ok=True)
             given.out.write_text(json.dumps({**record, "n": len(rows["indices"]), **rows}) + "\n", encoding="utf-8")
 
 
