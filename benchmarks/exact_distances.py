@@ -151,7 +151,7 @@ class Search:
             bound, _, target, bounds = heapq.heappop(heap)
             if bound >= self.u / unit * (1 - gap):
                 break
-            if self.u < 0.5 * unit:  # the solvers' tolerances are relative to unit
+            if self.u < 0.9 * unit:  # the region, and the solvers' tolerances, are relative to unit
                 return self.branch_and_bound(gap)
             self.nodes, visits[target] = self.nodes + 1, visits[target] + 1
             margin = self.net.margin(target, self.y, biases)
