@@ -245,7 +245,7 @@ class ExpectedLoss:
             top = torch.where(better, value, top)
             best = torch.where(per_sample(better.to(x.dtype), x) > 0, z, best)
             if step < self.steps:
-                move = z + cosine(1.0, 0.01, step, self.steps) * radius * _direction(g, threat.r) - x
+                move = z + cosine(_first(threat.r), 0.01, step, self.steps) * radius * _direction(g, threat.r) - x
                 z = project_box(x + project_ball(move, radius, threat.r), threat.bounds)
         return best, top
 
@@ -266,8 +266,13 @@ class ExpectedLoss:
         )
 
 
+def _first(r: float) -> float:
+    """First step relative to the radius: long under l_1, whose projection throws most of it away."""
+    return 2.0 if r == 1 else 1.0
+
+
 def _direction(g: Tensor, r: float) -> Tensor:
-    """Steepest direction; under l_1 the l_1-normalised gradient, which moves more than one coordinate."""
+    """Steepest direction; under l_1 the l_2-normalised gradient, which the projection makes sparse as it should be."""
     if r == 1:
-        return g / per_sample(norm(g, 1.0).clamp_min(torch.finfo(g.dtype).tiny), g)
+        return g / per_sample(norm(g, 2.0).clamp_min(torch.finfo(g.dtype).tiny), g)
     return dual_direction(g, r)
