@@ -132,6 +132,13 @@ class ModelQueries:
         check_labels(y, logits.shape[1])
         return logits
 
+    def jitter(self, x: Tensor) -> float:
+        """Four standard deviations of a margin's noise, 0 for a deterministic model: what a flip must exceed to last."""
+        if self.cost == 1:
+            return 0.0
+        part = x[:64]
+        return 4 * float((self.logits(part) - self.logits(part)).std())
+
     def gradient(self, x: Tensor, y: Tensor, loss: LossFunction) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, k), losses (n,) and the gradient of each sample's loss in its own input (n, *features).
 
