@@ -56,7 +56,7 @@ def main() -> None:
         data = load_data(mnist if network.startswith("mnist") else cifar, n=given.n)
         for r in (math.inf, 2.0, 1.0):
             for passes in given.passes:
-                with ModelQueries(model, batch_size=given.n) as queries:
+                with ModelQueries(model, batch_size=None) as queries:
                     problem = Problem(queries=queries, x=data.x, y=data.y, threat=PointwiseBall(radius=1.0, r=r))
                     begun = time.perf_counter()
                     MinimumNorm(passes=passes).find(problem)

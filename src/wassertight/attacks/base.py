@@ -18,6 +18,9 @@ from wassertight.transport import Allocation, DiscreteMeasure, FlipDistances
 from wassertight.types import AuditError, Model, Passes, Progress, Status
 
 
+_PIECE = 2**20
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
     """What a search is given.
@@ -53,9 +56,12 @@ class Problem:
         if self.progress is not None:
             self.progress(done, total)
 
-    def chunks(self, size: int = 256) -> Iterator[tuple[slice, Problem]]:
-        """The samples in pieces of the queries' batch size (or `size`), for searches that treat them one by one."""
-        size = self.queries.batch_size or size
+    def chunks(self) -> Iterator[tuple[slice, Problem]]:
+        """The samples in pieces of the queries' batch size, for searches that treat them one by one.
+
+        Without one, pieces of about a million numbers: small enough for a CPU's caches, large enough to hide overhead.
+        """
+        size = self.queries.batch_size or max(16, min(1024, _PIECE // max(1, self.x[0].numel())))
         for begin in range(0, len(self.x), size):
             rows = slice(begin, begin + size)
             yield rows, replace(self, x=self.x[rows], y=self.y[rows], weights=None, progress=None)

@@ -58,12 +58,20 @@ class Incumbent:
         self, z: Float[Tensor, "m *features"], logits: Float[Tensor, "m k"], rows: Int[Tensor, " m"]
     ) -> Bool[Tensor, " m"]:
         """Take every point that is misclassified and closer; returns which points are misclassified at all."""
-        wrong = (margin(logits, self.y[rows]) > decision_slack(logits) + self.jitter) & torch.isfinite(logits).all(1)
-        size = norm(z - self.x[rows], self.r)
-        closer = wrong & (size < self.distance[rows])
-        index = rows[closer]
-        self.points[index] = z[closer].detach()
-        self.distance[index] = size[closer]
+        wrong = margin(logits, self.y[rows]) > decision_slack(logits) + self.jitter
+        hit = wrong.nonzero().squeeze(1)
+        if len(hit):
+            finite = torch.isfinite(logits[hit]).all(1)
+            if not bool(finite.all()):
+                wrong[hit[~finite]] = False
+                hit = hit[finite]
+            at = rows[hit]
+            moved = z[hit].detach()
+            size = norm(moved - self.x[at], self.r)
+            closer = size < self.distance[at]
+            at = at[closer]
+            self.points[at] = moved[closer]
+            self.distance[at] = size[closer]
         return wrong
 
 

@@ -47,8 +47,8 @@ def closest_on_hyperplane(
     if bounds is None:
         room = torch.full_like(size, math.inf)
     else:
-        room = torch.where(slope > 0, bounds[1] - flat, flat - bounds[0]).clamp_min(0)
-    room = torch.where(size > 0, room, 0)
+        middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
+        room = slope.sign().mul_(middle - flat).add_(half).clamp_min_(0)
     need = rise.clamp_min(0)[:, None]
     if math.isinf(r):
         step = _common_step(size, room, need)
@@ -60,11 +60,12 @@ def closest_on_hyperplane(
         move = _greedy(size, room, need)
     else:
         raise InputError(f"closest points are offered for L1, L2 and Linf, got r = {r}")
-    move = torch.where((size > 0) & (need > 0), move, 0)
-    move = torch.where(torch.isfinite(move), move, 0)
+    move = move * (need > 0)
+    if bounds is None:
+        move = torch.where(torch.isfinite(move) & (size > 0), move, 0)
     gain = (move * size).sum(1)
     reached = gain >= rise * (1 - 1e3 * torch.finfo(x.dtype).eps)
-    return (move * slope.sign()).view_as(x), reached
+    return move.mul_(slope.sign()).view_as(x), reached
 
 
 def _common_step(speed: Tensor, limit: Tensor, need: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def _common_step(speed: Tensor, limit: Tensor, need: Tensor) -> Tensor:
         t = t + move
         if not bool((move > t * 4 * torch.finfo(speed.dtype).eps).logical_and(torch.isfinite(t)).any()):
             break
-    return t
+    return t.clamp_max(torch.finfo(t.dtype).max)
 
 
 def _greedy(size: Tensor, room: Tensor, need: Tensor) -> Tensor:

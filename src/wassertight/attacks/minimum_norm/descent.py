@@ -204,8 +204,8 @@ def _unstopped(g: Tensor, z: Tensor, threat: ThreatModel) -> Tensor:
     """The gradient without the coordinates that a wall of the box stops."""
     if threat.bounds is None:
         return g
-    low, high = threat.bounds
-    return g * (((g > 0) & (z < high)) | ((g < 0) & (z > low)))
+    room = g.sign().add_(z).clamp_(*threat.bounds).sub_(z)
+    return room.sign_().mul_(g.abs())
 
 
 def polish(
