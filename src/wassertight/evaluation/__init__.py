@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wassertight.evaluation.catalogue import Method, attack_methods, certificate_methods, find_method
+    from wassertight.evaluation.catalogue import Method, attack_methods, certificate_methods, find_method, study_methods
     from wassertight.evaluation.plan import Plan, make_plan
     from wassertight.evaluation.result import Report
     from wassertight.evaluation.run import benchmark, execute
@@ -21,6 +21,7 @@ _HOMES = {
     "execute": "run",
     "find_method": "catalogue",
     "make_plan": "plan",
+    "study_methods": "catalogue",
 }
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "execute",
     "find_method",
     "make_plan",
+    "study_methods",
 ]
 
 

@@ -21,7 +21,7 @@ class Method:
 
     Attributes:
         name: as given on the command line.
-        kind: "attack" or "certificate".
+        kind: "attack", "certificate", or "study" (a command of its own: `wassertight loss`, `wassertight supports`).
         target: `module:Class` that implements it, imported only when it is built.
         preset: settings that the name stands for.
         description: one line.
@@ -31,7 +31,7 @@ class Method:
     """
 
     name: str
-    kind: Literal["attack", "certificate"]
+    kind: Literal["attack", "certificate", "study"]
     target: str
     preset: Mapping[str, Any] = field(default_factory=dict)
     description: str
@@ -214,6 +214,33 @@ _CERTIFICATES = (
         reference="1810.12715",
     ),
 )
+
+
+_STUDIES = (
+    Method(
+        name="loss",
+        kind="study",
+        target="wassertight.attacks:ExpectedLoss",
+        description="worst-case expected loss by growth functions and concave majorants, at most n + 1 atoms",
+        reference="2306.09844, 2510.10000",
+    ),
+    Method(
+        name="supports",
+        kind="study",
+        target="wassertight.attacks:compare_supports",
+        description="worst-case laws of N, 2N, n + 1 and K atoms a sample compared",
+        reference="2510.10000",
+    ),
+)
+
+
+def study_methods() -> tuple[Method, ...]:
+    """Studies with a command of their own.
+
+    >>> [method.name for method in study_methods()]
+    ['loss', 'supports']
+    """
+    return _STUDIES
 
 
 def attack_methods() -> tuple[Method, ...]:
