@@ -68,5 +68,7 @@ class DeepFool(Attack):
                 end = project_box(x + stretch * (z - x), threat.bounds)
                 keep = ~incumbent.offer(end, queries.logits(end), rows)
                 rows, z, x = rows[keep], z[keep], x[keep]
+                if len(rows) == 0:
+                    return step + 1
             z = project_box(x + (1 + self.overshoot) * (z - x), threat.bounds)
         return self.steps
