@@ -2,7 +2,8 @@
 
 Problem, for every correctly classified sample: `min ||z - x||_r subject to argmax f(z) != y, z in the box`.
 
-Every sample has its own bracket of radii. A first walk of growing radii ends at a flip; then each round runs APGD at
+Every sample has its own bracket of radii. A first walk of doubling radii - from 1/32 of the way to the farthest corner
+of the box, or without a box from the linearised distance - ends at a flip; then each round runs APGD at
 the middle of the bracket, which ends there after a failure and at the flip's own distance after a success.
 """
 
@@ -17,6 +18,8 @@ from wassertight.attacks.apgd import APGD
 from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.incumbent import Incumbent
 from wassertight.attacks.minimum_norm.search import check_steps, farthest, nearest_flips
+from wassertight.geometry import conjugate, norm
+from wassertight.losses import margin
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 
@@ -47,10 +50,15 @@ class BisectedAPGD(Attack):
     def _search(
         self, queries: ModelQueries, incumbent: Incumbent, threat: ThreatModel, generator: torch.Generator
     ) -> int:
-        most = farthest(incumbent.x, threat.r, threat.bounds).to(incumbent.distance).clamp_max(1e6)
+        most = farthest(incumbent.x, threat.r, threat.bounds).to(incumbent.distance)
+        first = most / 32
+        if threat.bounds is None:
+            _, height, g = queries.gradient(incumbent.x, incumbent.y, margin)
+            steepness = norm(g, conjugate(threat.r)).clamp_min(torch.finfo(g.dtype).tiny)
+            first = (height.abs() / steepness).to(most).clamp_max(1e6)
         low, taken = torch.zeros_like(most), 0
         for index in range(self.rounds):
-            far = torch.minimum(most, most * 2.0 ** (index - 5))
+            far = torch.minimum(most, first * 2.0**index)
             radius = torch.where(incumbent.found, (low + incumbent.distance.nan_to_num(posinf=0)) / 2, far)
             taken += self.attack.within(queries, incumbent, threat, radius, generator)
             low = torch.where(incumbent.distance > radius, torch.maximum(low, radius), low)
