@@ -8,10 +8,10 @@ point. With `targets` it runs once towards each of the most likely wrong classes
 sparse signs whose number follows the sparsity of the best point, and the radius comes down in three stages, each of
 which begins by projecting the best point of the one before.
 
-Differs from the papers: 1. a sample that has flipped leaves the batch; 2. the radius is shrunk by 1e-5, so that
-rounding cannot leave the ball; 3. the l_1 projection is onto the intersection of ball and box; 4. with fewer than
-four classes the targeted DLR is replaced by the class margin, with fewer than three DLR by the margin; 5. a sparse
-step under l_1 leaves out the coordinates that a wall of the box stops.
+Differs from the papers: 1. a sample that has flipped leaves the batch; 2. the radius is shrunk by 1e-5 and half the
+spacing of floats, so that rounding cannot leave the ball; 3. the l_1 projection is onto the intersection of ball and
+box; 4. with fewer than four classes the targeted DLR is replaced by the class margin, with fewer than three DLR by the
+margin; 5. a sparse step under l_1 leaves out the coordinates that a wall of the box stops.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.incumbent import Incumbent
-from wassertight.attacks.minimum_norm.search import check_norm, check_steps, nearest_flips
+from wassertight.attacks.minimum_norm.search import check_norm, check_steps, nearest_flips, within_rounding
 from wassertight.geometry import norm, project_ball, project_box, sample_ball
 from wassertight.geometry.norms import per_sample
 from wassertight.geometry.projections import project_l1_ball_and_box
@@ -177,7 +177,7 @@ class _Run:
         ones = torch.ones(len(rows), dtype=x.dtype, device=x.device)
         nothing = torch.zeros_like(x)
         count = x[0].numel()
-        radius = goal * multiple
+        radius = within_rounding(goal * multiple, x)
         if threat.r == 1:
             z = x + project_l1_ball_and_box(z - x, radius, x, threat.bounds)
         used = (z - x).flatten(1).count_nonzero(1).to(ones) / count
