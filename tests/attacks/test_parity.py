@@ -36,7 +36,7 @@ def _library(name: str) -> Any:
         try:
             return importlib.import_module(name)
         except ImportError as error:
-            pytest.skip(f"{name} cannot be imported ({error}); pip install {name} to compare with it")
+            pytest.skip(f"{name} cannot be imported ({error}); pip install {name.removesuffix(".attacks")}")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_fixed_radius_attacks_are_as_strong_as_torchattacks(kind: str, r: float,
     assert case.survivors(ours) <= case.survivors_of(theirs) + TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "r"), [("digits-mlp", math.inf), ("digits-cnn-robust", 2.0)])
+@pytest.mark.parametrize(("name", "r"), [("digits-cnn-robust", math.inf), ("digits-mlp", 2.0)])
 def test_autoattack_is_as_strong_as_torchattacks(name: str, r: float, torchattacks: Any) -> None:
     case = digits(name, r)
     theirs = torchattacks.AutoAttack(case.model, norm=NORMS[r], eps=case.ball.radius, seed=0)
@@ -127,21 +127,19 @@ def test_deterministic_attacks_give_the_same_accuracy(r: float, name: str, foolb
     case, attacks = digits(name, r), foolbox.attacks
     step, walk = (attacks.FGSM, attacks.LinfPGD) if math.isinf(r) else (attacks.FGM, attacks.L2PGD)
     model = foolbox.PyTorchModel(case.model, bounds=(0, 1))
-    for ours, theirs in (
-        (wt.FGSM(), step(random_start=False)),
-        (wt.PGD(steps=20, step_factor=2.0), walk(rel_stepsize=0.1, steps=20, random_start=False)),
-    ):
+    twenty = walk(rel_stepsize=0.1, steps=20, random_start=False)
+    for ours, theirs in ((wt.FGSM(), step(random_start=False)), (wt.PGD(steps=20, step_factor=2.0), twenty)):
         points = theirs(model, case.x, case.y, epsilons=case.ball.radius)[1]
         assert abs(case.survivors(ours) - case.survivors_of(points)) <= 1
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_l1_apgd_is_as_strong_as_sparse_descent(name: str, foolbox: Any) -> None:
-    """SLIDE is the strongest fixed-radius l_1 attack of either library; 2103.01208 reports APGD above it."""
+    """SLIDE is foolbox's strongest l_1 attack at a fixed radius; 2103.01208 reports APGD above it."""
     case = digits(name, 1.0)
     model = foolbox.PyTorchModel(case.model, bounds=(0, 1))
-    theirs = foolbox.attacks.SparseL1DescentAttack(steps=50)(model, case.x, case.y, epsilons=case.ball.radius)[1]
-    assert case.survivors(wt.APGD(steps=50)) <= case.survivors_of(theirs) + TOLERANCE
+    theirs = foolbox.attacks.SparseL1DescentAttack(steps=30)(model, case.x, case.y, epsilons=case.ball.radius)[1]
+    assert case.survivors(wt.APGD(steps=30)) <= case.survivors_of(theirs) + TOLERANCE
 
 
 MINIMUM: dict[tuple[str, float], tuple[wt.Attack, Callable[[Any], Any], float, float]] = {
@@ -179,18 +177,14 @@ def test_agreement_on_a_shared_network(shared: Path, foolbox: Any, torchattacks:
     assert float(case.nearest.median()) <= median
 
 
-MORE = [
-    (wt.DDN, 20, 120, 2.0),
-    *((wt.FMN, 20, 120, r) for r in (1.0, *NORMS)),
-    *((wt.PDPGD, 200, 500, r) for r in (1.0, *NORMS)),
-]
+MORE = [(wt.DDN, 20, 2.0), *((kind, few, r) for kind, few in ((wt.FMN, 20), (wt.PDPGD, 150)) for r in (1.0, *NORMS))]
 
 
-@pytest.mark.parametrize(("kind", "few", "many", "r"), MORE)
-def test_more_steps_are_not_worse(kind: type[wt.DDN | wt.FMN | wt.PDPGD], few: int, many: int, r: float) -> None:
-    """PDPGD's dual variables need some 150 steps before the norm counts at all: a hundredfold in steps of 10 %."""
+@pytest.mark.parametrize(("kind", "few", "r"), MORE)
+def test_more_steps_are_not_worse(kind: type[wt.DDN | wt.FMN | wt.PDPGD], few: int, r: float) -> None:
+    """PDPGD's dual variables need some 150 steps before the norm counts: a hundredfold in steps of 10 %."""
     case = digits("digits-mlp", r)
-    short, long = (case.distances(kind(steps=steps)) for steps in (few, many))
+    short, long = (case.distances(kind(steps=steps)) for steps in (few, 2 * few))
     assert torch.isfinite(long).all()
     assert float(long.median()) <= 1.01 * float(short.median())
     assert float(case.nearest.median()) <= float(long.median())
@@ -207,7 +201,7 @@ def test_the_ensemble_is_as_strong_as_its_members(r: float) -> None:
 
 @pytest.mark.parametrize("r", [1.0, *NORMS])
 def test_square_asks_for_no_gradient_and_keeps_its_queries(r: float) -> None:
-    case = digits("digits-cnn", r)
+    case = digits("digits-mlp", r)
     result = wt.Square(queries=50)(case.model, case.x, case.y, case.ball)
     assert result.passes.backward == 0
     assert result.passes.forward <= (50 + 1) * len(case.y)
@@ -216,7 +210,7 @@ def test_square_asks_for_no_gradient_and_keeps_its_queries(r: float) -> None:
 @pytest.mark.parametrize("targets", [None, 3])
 @pytest.mark.parametrize("r", [1.0, *NORMS])
 def test_apgd_stays_inside_the_ball(r: float, targets: int | None) -> None:
-    case = digits("digits-cnn", r)
+    case = digits("digits-mlp", r)
     result = wt.APGD(steps=20, targets=targets)(case.model, case.x, case.y, case.ball)
     flips = result.distances.values
     assert result.audit.ok
@@ -244,16 +238,12 @@ def test_exact_on_a_linear_model(attack: wt.Attack, r: float) -> None:
 
 
 @pytest.mark.parametrize("radius", [1e-2, 1e-3, 1e-4])
-@pytest.mark.parametrize(
-    "attack", [wt.FGSM(), wt.PGD(), wt.APGD(steps=20), wt.Square(queries=200)], ids=lambda attack: attack.name
-)
-def test_tiny_radii_are_not_lost_to_rounding(attack: wt.Attack, radius: float) -> None:
+@pytest.mark.parametrize("kind", [wt.FGSM, wt.PGD, wt.APGD, wt.Square])
+def test_tiny_radii_are_not_lost_to_rounding(kind: type[wt.Attack], radius: float) -> None:
     """Samples 0.98 radii from a hyperplane all flip, even where floats are coarse beside the radius."""
     model, x = nn.Linear(12, 2), torch.rand(40, 12)
     with torch.no_grad():
         w, height = model.weight[1] - model.weight[0], model(x).diff(dim=1)
         x += w / w.square().sum() * (height.sign() * 0.98 * radius * w.abs().sum() - height)
-    assert (
-        attack(model, x, (height > 0).long().squeeze(1), PointwiseBall(radius=radius, r=math.inf, bounds=None)).accuracy
-        == 0
-    )
+    ball = PointwiseBall(radius=radius, r=math.inf, bounds=None)
+    assert kind()(model, x, (height > 0).long().squeeze(1), ball).accuracy == 0
