@@ -36,7 +36,7 @@ def _library(name: str) -> Any:
         try:
             return importlib.import_module(name)
         except ImportError as error:
-            pytest.skip(f"{name} cannot be imported ({error}); pip install {name.removesuffix(".attacks")}")
+            pytest.skip(f"{name} cannot be imported ({error}); pip install {name.removesuffix('.attacks')}")
 
 
 @pytest.fixture(scope="module")
