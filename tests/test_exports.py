@@ -12,7 +12,11 @@ PUBLIC = {
         "DiscreteMeasure", "FlipDistances", "Report", "__version__", "attacks", "benchmark", "certificates", "data",
         "evaluation", "load_data", "load_model", "models", "report", "threat", "threats",
     ],
-    "wassertight.attacks": ["FGSM", "PGD", "Attack", "AttackResult", "Found", "MinimumNorm", "WDAPlusPlus", "conclude"],
+    "wassertight.attacks": [
+        "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "Attack", "AttackResult", "AutoAttack",
+        "BisectedAPGD", "DeepFool", "ExpectedLoss", "Found", "LossResult", "MinimumNorm", "Problem", "Square", "Support",
+        "WDAPlusPlus", "compare_supports", "conclude",
+    ],
     "wassertight.certificates": ["Certificate", "CertificateMethod", "IntervalPropagation", "LinearPropagation"],
     "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [

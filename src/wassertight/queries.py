@@ -15,6 +15,27 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (n, k) and labels (n,) to one loss a sample (n,), to be increased."""
 
 
+class Averaged(nn.Module):
+    """A randomised classifier as the mean of the logits of several draws: expectation over transformation (1707.07397).
+
+    Gradients are means over the draws too. Every pass costs `draws` passes of the model and is counted so.
+
+    Args:
+        model: any callable from (n, *features) to logits (n, classes).
+        draws: how many, at least 2.
+    """
+
+    def __init__(self, model: Model, draws: int) -> None:
+        super().__init__()
+        if draws < 2:
+            raise InputError(f"draws must be at least 2, got {draws}")
+        self.model, self.draws = model, draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mean logits, (n, classes)."""
+        return torch.stack([self.model(x) for _ in range(self.draws)]).mean(0)
+
+
 class ModelQueries:
     """Counted, batched access to a classifier; a context manager that restores everything it changed.
 
@@ -39,6 +60,7 @@ class ModelQueries:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         self.model = model
         self.batch_size = batch_size
+        self.cost = model.draws if isinstance(model, Averaged) else 1
         self.forward_passes = 0
         self.backward_passes = 0
         self._modes: list[tuple[nn.Module, bool]] = []
@@ -77,7 +99,7 @@ class ModelQueries:
 
     def _run(self, x: Tensor) -> Tensor:
         out = self.model(x.to(self.device) if self.device is not None else x)
-        self.forward_passes += len(x)
+        self.forward_passes += len(x) * self.cost
         if not isinstance(out, Tensor) or out.ndim != 2:
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ModelError(f"the model must return a tensor of logits (n, classes), got {shape}")
@@ -110,6 +132,13 @@ class ModelQueries:
         check_labels(y, logits.shape[1])
         return logits
 
+    def jitter(self, x: Tensor) -> float:
+        """Four standard deviations of a margin's noise, 0 for a deterministic model: what a flip must exceed to last."""
+        if self.cost == 1:
+            return 0.0
+        part = x[:64]
+        return 4 * float((self.logits(part) - self.logits(part)).std())
+
     def gradient(self, x: Tensor, y: Tensor, loss: LossFunction) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, k), losses (n,) and the gradient of each sample's loss in its own input (n, *features).
 
@@ -136,7 +165,7 @@ class ModelQueries:
                     (g,) = torch.autograd.grad(value.sum(), z, retain_graph=index < len(labels) - 1)
                     losses[index].append(value.detach().to(x.device))
                     gradients[index].append(_finite(g.detach()))
-            self.backward_passes += len(z) * len(labels)
+            self.backward_passes += len(z) * len(labels) * self.cost
         return _joined(logits), [_joined(parts) for parts in losses], [_joined(parts) for parts in gradients]
 
 

@@ -125,7 +125,7 @@ BROKEN = {
         (["evaluate", "-t", "W1Linf@1"], "did you mean"),
         (["evaluate", "-t", "W1-Linf@-0.1"], ">= 0"),
         (["evaluate", "-t", "W1-Linf@x"], "is not a number"),
-        (["evaluate", "--attack", "wda"], "did you mean 'wda++'"),
+        (["evaluate", "--attack", "wda+++"], "did you mean 'wda++'"),
         (["evaluate", "--certificate", "crow"], "did you mean 'crown'"),
         (["evaluate", "--set", "passes"], "name=value"),
         (["evaluate", "--bounds", "1,0"], "LOW < HIGH"),

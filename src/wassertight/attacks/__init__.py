@@ -5,10 +5,12 @@ from wassertight.attacks.apgd import APGD
 from wassertight.attacks.base import Attack, AttackResult, Found, Problem, conclude
 from wassertight.attacks.bisected import BisectedAPGD
 from wassertight.attacks.ensemble import AutoAttack
+from wassertight.attacks.expected_loss import ExpectedLoss, LossResult
 from wassertight.attacks.fgsm import FGSM
 from wassertight.attacks.minimum_norm import DDN, FAB, FMN, PDPGD, DeepFool, MinimumNorm
 from wassertight.attacks.pgd import PGD
 from wassertight.attacks.square import Square
+from wassertight.attacks.support import Support, compare_supports
 from wassertight.attacks.wda import WDA
 from wassertight.attacks.wda_plus import WDAPlusPlus
 
@@ -27,10 +29,14 @@ __all__ = [
     "AutoAttack",
     "BisectedAPGD",
     "DeepFool",
+    "ExpectedLoss",
     "Found",
+    "LossResult",
     "MinimumNorm",
     "Problem",
     "Square",
+    "Support",
     "WDAPlusPlus",
+    "compare_supports",
     "conclude",
 ]

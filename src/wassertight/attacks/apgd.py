@@ -71,6 +71,11 @@ class APGD(Attack):
         check_steps(self.steps, restarts=self.restarts, rho=self.rho, targets=self.targets or 1)
         loss_by_name(self.loss)
 
+    @property
+    def least_classes(self) -> int:
+        """Classes the loss needs; with fewer the margin takes its place."""
+        return 4 if self.targets is not None else 3 if self.loss in ("dlr", "redlr") else 2
+
     def find(self, problem: Problem) -> Found:
         """Flips inside the ball."""
         return nearest_flips(problem, self.search)

@@ -2,8 +2,8 @@
 
 Problem, for every correctly classified sample: `min ||z - x||_r subject to argmax f(z) != y, z in the box`.
 
-Every sample has its own bracket of radii. A first walk of doubling radii - from 1/32 of the way to the farthest corner
-of the box, or without a box from the linearised distance - ends at a flip; then each round runs APGD at
+Every sample has its own bracket of radii. A first walk of growing radii - from 1/32 of the box, or from twice the
+linearised distance where there is no box - ends at a flip; then each round runs APGD at
 the middle of the bracket, which ends there after a failure and at the flip's own distance after a success.
 """
 
@@ -22,6 +22,9 @@ from wassertight.geometry import conjugate, norm
 from wassertight.losses import margin
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
+
+_BEYOND = 64
+"""Without a box: the farthest radius tried, in linearised distances."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +54,13 @@ class BisectedAPGD(Attack):
         self, queries: ModelQueries, incumbent: Incumbent, threat: ThreatModel, generator: torch.Generator
     ) -> int:
         most = farthest(incumbent.x, threat.r, threat.bounds).to(incumbent.distance)
-        first = most / 32
         if threat.bounds is None:
             _, height, g = queries.gradient(incumbent.x, incumbent.y, margin)
-            steepness = norm(g, conjugate(threat.r)).clamp_min(torch.finfo(g.dtype).tiny)
-            first = (height.abs() / steepness).to(most).clamp_max(1e6)
+            slope = norm(g, conjugate(threat.r)).clamp_min(torch.finfo(g.dtype).tiny)
+            most = _BEYOND * (height.abs().to(slope) / slope).clamp_max(1e6)
         low, taken = torch.zeros_like(most), 0
         for index in range(self.rounds):
-            far = torch.minimum(most, first * 2.0**index)
+            far = torch.minimum(most, most * 2.0 ** (index - 5))
             radius = torch.where(incumbent.found, (low + incumbent.distance.nan_to_num(posinf=0)) / 2, far)
             taken += self.attack.within(queries, incumbent, threat, radius, generator)
             low = torch.where(incumbent.distance > radius, torch.maximum(low, radius), low)

@@ -46,6 +46,7 @@ class AutoAttack(Attack):
     name: ClassVar[str] = "autoattack"
     separable: ClassVar[bool] = True
     uses_radius: ClassVar[bool] = True
+    least_classes: ClassVar[int] = 4
 
     members: tuple[Member, ...] = STANDARD
     steps: int = 100

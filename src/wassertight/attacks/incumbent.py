@@ -29,10 +29,11 @@ class Incumbent:
         points: closest misclassified point, x where none yet.
         distance: its l_r distance in x's dtype, inf where none yet.
         clean_margin: margin loss at x (negative).
+        jitter: margin a point must exceed on top of roundings, for randomised models.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, r: float, clean_margin: Tensor) -> None:
-        self.x, self.y, self.r = x, y, r
+    def __init__(self, x: Tensor, y: Tensor, r: float, clean_margin: Tensor, jitter: float = 0.0) -> None:
+        self.x, self.y, self.r, self.jitter = x, y, r, jitter
         self.points = x.clone()
         self.distance = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         self.clean_margin = clean_margin
@@ -43,7 +44,7 @@ class Incumbent:
 
     def part(self, rows: Int[Tensor, " m"]) -> Incumbent:
         """A copy of some samples' incumbents, to be improved apart and brought back by `merge`."""
-        piece = Incumbent(self.x[rows], self.y[rows], self.r, self.clean_margin[rows])
+        piece = Incumbent(self.x[rows], self.y[rows], self.r, self.clean_margin[rows], self.jitter)
         piece.points, piece.distance = self.points[rows], self.distance[rows]
         return piece
 
@@ -57,7 +58,7 @@ class Incumbent:
         self, z: Float[Tensor, "m *features"], logits: Float[Tensor, "m k"], rows: Int[Tensor, " m"]
     ) -> Bool[Tensor, " m"]:
         """Take every point that is misclassified and closer; returns which points are misclassified at all."""
-        wrong = (margin(logits, self.y[rows]) > decision_slack(logits)) & torch.isfinite(logits).all(1)
+        wrong = (margin(logits, self.y[rows]) > decision_slack(logits) + self.jitter) & torch.isfinite(logits).all(1)
         size = norm(z - self.x[rows], self.r)
         closer = wrong & (size < self.distance[rows])
         index = rows[closer]

@@ -8,7 +8,7 @@ first-order optimal displacement of the whole batch and whose projection scales 
 Differs from the released code of 2306.09844:
 1. `mode="reference"` keeps its constants (step 1.875 radius / steps, 50 steps, zero start, best common iterate of
    1..steps), but never pushes points outwards onto the sphere (its l_2 pointwise projection does), and shrinks the
-   pointwise radius by 1e-5 and half the spacing of floats, so that rounding cannot leave the ball.
+   radius by 1e-5 and half the spacing of floats, so that rounding cannot leave the ball.
 2. `mode="default"` keeps the closest misclassified iterate of every sample, looks further out along the found
    direction (a distributional budget reaches beyond the radius), pulls back along the segment and spends the budget
    by the exact knapsack; its accuracy is never above that of its own iterates.
@@ -88,12 +88,10 @@ class PGD(Attack):
         clean = queries.clean_logits(x, y)
         loss = loss_by_name(self.loss or _default_loss(threat.p, clean.shape[1]))
         generator, mass = problem.generator(), problem.mass
-        inner = threat
-        if math.isinf(threat.p):
-            inner = threat.with_radius(float(within_rounding(torch.tensor(threat.radius, dtype=torch.float64), x)))
+        inner = threat.with_radius(float(within_rounding(torch.tensor(threat.radius, dtype=torch.float64), x)))
         right = (clean.argmax(1) == y).nonzero().squeeze(1)
         rows = torch.arange(len(right), device=x.device)
-        incumbent = Incumbent(x[right], y[right], threat.r, margin(clean[right], y[right]))
+        incumbent = Incumbent(x[right], y[right], threat.r, margin(clean[right], y[right]), queries.jitter(x))
         lowest, common, last = math.inf, x, x
         step = self.step_factor * threat.radius / self.steps
         for restart in range(self.restarts):

@@ -91,7 +91,7 @@ class WDA(Attack):
         clean = queries.clean_logits(x, y)
         right = (clean.argmax(1) == y).nonzero().squeeze(1)
         points = x.clone()
-        incumbent = Incumbent(x[right], y[right], threat.r, margin(clean[right], y[right]))
+        incumbent = Incumbent(x[right], y[right], threat.r, margin(clean[right], y[right]), queries.jitter(x))
         if len(right) and threat.radius > 0:
             radius = self.stretch * threat.radius * _GUARD
             target = probe(

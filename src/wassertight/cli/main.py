@@ -1,4 +1,4 @@
-"""The command line: evaluate, attack, certify, report, list; and what each exit code means."""
+"""The command line: evaluate, attack, certify, report, list, loss, supports; and what each exit code means."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from wassertight import __version__
 from wassertight.cli import options as opt
+from wassertight.cli.studies import loss, supports
 from wassertight.errors import AuditError, WassertightError
 
 EXIT_UNEXPECTED, EXIT_USAGE, EXIT_AUDIT, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -74,6 +75,8 @@ def evaluate(
     attack: opt.AttackName = "wda++",
     certificate: opt.CertificateName = "crown",
     setting: opt.Settings = None,
+    preset: opt.Preset = None,
+    draws: opt.Draws = None,
     skip_unsupported: opt.SkipUnsupported = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -102,6 +105,8 @@ def evaluate(
             certificate=certificate,
             attack_settings=tuple(setting or ()),
             skip_unsupported=skip_unsupported,
+            preset=preset,
+            draws=draws,
             as_json=as_json,
             quiet=quiet,
         )
@@ -112,6 +117,7 @@ def evaluate(
     epilog=_examples(
         "wassertight attack -t W1-Linf@0.05",
         "wassertight attack --method w-pgd -t W2-L2@0.25,0.5 --set steps=100",
+        "wassertight attack --preset strong -t W1-Linf@0.05 -t L2@0.5",
         "wassertight attack -m mypackage.nets:build -d test.npz -t Linf@8/255 --method pgd --json",
     )
 )
@@ -127,6 +133,8 @@ def attack(
     bounds: opt.BoundsText = "0,1",
     method: opt.AttackName = "wda++",
     setting: opt.Settings = None,
+    preset: opt.Preset = None,
+    draws: opt.Draws = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> int:
@@ -148,6 +156,8 @@ def attack(
             attack=method,
             certificate=None,
             attack_settings=tuple(setting or ()),
+            preset=preset,
+            draws=draws,
             as_json=as_json,
             quiet=quiet,
         )
@@ -228,6 +238,10 @@ def list_things(
 
     print_list(kind, as_json=as_json)
     return 0
+
+
+app.command(epilog=_examples("wassertight loss", "wassertight loss -t W2-Linf@0.05 --loss margin --json"))(loss)
+app.command(epilog=_examples("wassertight supports", "wassertight supports -t W2-L2@0.3 --searches 5"))(supports)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -85,6 +85,26 @@ Settings: TypeAlias = Annotated[
         rich_help_panel=_METHODS,
     ),
 ]
+Preset: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        "-p",
+        help="Passes of wda++ and min-norm: quick (about 100 a sample), strong (about 2,000), or auto (quick, then "
+        "strong where the bracket is open). Default: 200.",
+        show_default=False,
+        rich_help_panel=_METHODS,
+    ),
+]
+Draws: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--draws",
+        help="A randomised model: attack the mean logits of so many draws (EOT). Without it such a model is refused.",
+        show_default=False,
+        rich_help_panel=_METHODS,
+    ),
+]
 SkipUnsupported: TypeAlias = Annotated[
     bool,
     typer.Option(

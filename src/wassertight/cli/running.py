@@ -36,6 +36,8 @@ class Order:
     attack_settings: tuple[str, ...] = ()
     certificate_settings: tuple[str, ...] = ()
     skip_unsupported: bool = False
+    preset: str | None = None
+    draws: int | None = None
     as_json: bool = False
     quiet: bool = False
 
@@ -67,6 +69,8 @@ def carry_out(order: Order) -> int:
             attack_options=attack_options,
             certificate_options=certificate_options,
             skip_unsupported=order.skip_unsupported,
+            preset=order.preset,
+            draws=order.draws,
             command=order.command,
             model_name=order.model,
             data_name=order.data,

@@ -72,7 +72,7 @@ class Method:
         if self.orders == "p = inf" and not math.isinf(threat.p):
             raise ThreatError(
                 f"{self.kind} {self.name!r} is for pointwise threats such as Linf@8/255; got {threat.name}. "
-                f"For a Wasserstein threat use 'w-{self.name}' or 'wda++'"
+                "For a Wasserstein threat use 'wda++', or 'w-pgd' where p > 1"
             )
         if self.orders == "p > 1" and threat.p == 1:
             raise ThreatError(
@@ -81,69 +81,121 @@ class Method:
             )
 
 
+_POINTWISE, _ABOVE_ONE = "p = inf", "p > 1"
+
+
+def _attack(name: str, attribute: str, description: str, reference: str, **rest: Any) -> Method:
+    target = f"wassertight.attacks:{attribute}"
+    return Method(name=name, kind="attack", target=target, description=description, reference=reference, **rest)
+
+
 _ATTACKS = (
-    Method(
-        name="wda++",
-        kind="attack",
-        target="wassertight.attacks:WDAPlusPlus",
-        description="nearest flips by our minimum-norm search, bought by the exact knapsack (default)",
-        reference="2510.10000",
+    _attack(
+        "wda++",
+        "WDAPlusPlus",
+        "nearest flips by our minimum-norm search, bought by the exact knapsack (default)",
+        "2510.10000",
     ),
-    Method(
-        name="wda++-reference",
-        kind="attack",
-        target="wassertight.attacks:WDAPlusPlus",
+    _attack(
+        "wda++-reference",
+        "WDAPlusPlus",
+        "WDA++ as released, step by step; the yardstick for wda++",
+        "2510.10000",
         preset={"mode": "reference"},
-        description="WDA++ as released, step by step; the yardstick for wda++",
-        reference="2510.10000",
     ),
-    Method(
-        name="min-norm",
-        kind="attack",
-        target="wassertight.attacks:MinimumNorm",
-        description="nearest misclassified points along the decision boundary",
-        reference="2102.12827, 1907.02044",
+    _attack(
+        "wda",
+        "WDA",
+        "ascent towards a probed class at a stretched radius, then pull-back and exact allocation",
+        "2510.10000",
     ),
-    Method(
-        name="fgsm",
-        kind="attack",
-        target="wassertight.attacks:FGSM",
-        description="one signed step of the whole radius",
-        reference="1412.6572",
-        orders="p = inf",
-    ),
-    Method(
-        name="pgd",
-        kind="attack",
-        target="wassertight.attacks:PGD",
-        description="projected gradient ascent on the loss",
-        reference="1706.06083",
-        orders="p = inf",
-    ),
-    Method(
-        name="w-fgsm",
-        kind="attack",
-        target="wassertight.attacks:FGSM",
-        description="one first-order optimal step of the whole batch under a shared budget",
-        reference="2306.09844",
-        orders="p > 1",
-    ),
-    Method(
-        name="w-pgd",
-        kind="attack",
-        target="wassertight.attacks:PGD",
-        description="projected ascent of the whole batch, then pull-back and exact allocation",
-        reference="2306.09844",
-        orders="p > 1",
-    ),
-    Method(
-        name="w-pgd-reference",
-        kind="attack",
-        target="wassertight.attacks:PGD",
+    _attack(
+        "wda-reference",
+        "WDA",
+        "WDA as released, mixed with weight stretch**-p",
+        "2510.10000",
         preset={"mode": "reference"},
-        description="W-PGD as published: scaling projection, best common iterate",
-        reference="2306.09844",
-        orders="p > 1",
+    ),
+    _attack(
+        "a3-wda",
+        "A3",
+        "adaptive restarts with learnt directions, WDA inside",
+        "2510.10000",
+        preset={"inner": "wda"},
+        orders=_POINTWISE,
+    ),
+    _attack(
+        "a3-wda-reference",
+        "A3",
+        "A3-WDA with the released last-iterate climb",
+        "2510.10000",
+        preset={"inner": "wda", "mode": "reference"},
+        orders=_POINTWISE,
+    ),
+    _attack(
+        "a3",
+        "A3",
+        "adaptive auto attack: restarts with learnt directions, hard samples discarded",
+        "2203.05154",
+        orders=_POINTWISE,
+    ),
+    _attack(
+        "min-norm", "MinimumNorm", "nearest misclassified points along the decision boundary", "2102.12827, 1907.02044"
+    ),
+    _attack("fmn", "FMN", "fast minimum norm: normalised steps, a radius that follows success", "2102.12827"),
+    _attack("ddn", "DDN", "decoupled direction and norm", "1811.09600", norms=(2.0,)),
+    _attack("pdpgd", "PDPGD", "primal-dual proximal gradient descent", "2106.01538"),
+    _attack("fab", "FAB", "fast adaptive boundary attack, all classes linearised at each step", "1907.02044"),
+    _attack("fab-t", "FAB", "its targeted version, nine classes", "1907.02044", preset={"targets": 9}),
+    _attack("deepfool", "DeepFool", "walk to the nearest linearised boundary until the class changes", "1511.04599"),
+    _attack("apgd-bisect", "BisectedAPGD", "APGD-T at a bisected radius of every sample", "2003.01690"),
+    _attack(
+        "w-fgsm",
+        "FGSM",
+        "one first-order optimal step of the whole batch under a shared budget",
+        "2306.09844",
+        orders=_ABOVE_ONE,
+    ),
+    _attack(
+        "w-fgsm-reference", "FGSM", "W-FGSM as published", "2306.09844", preset={"mode": "reference"}, orders=_ABOVE_ONE
+    ),
+    _attack(
+        "w-pgd",
+        "PGD",
+        "projected ascent of the whole batch, then pull-back and exact allocation",
+        "2306.09844",
+        orders=_ABOVE_ONE,
+    ),
+    _attack(
+        "w-pgd-reference",
+        "PGD",
+        "W-PGD as published: scaling projection, best common iterate",
+        "2306.09844",
+        preset={"mode": "reference"},
+        orders=_ABOVE_ONE,
+    ),
+    _attack("fgsm", "FGSM", "one signed step of the whole radius", "1412.6572", orders=_POINTWISE),
+    _attack("pgd", "PGD", "projected gradient ascent on the loss", "1706.06083", orders=_POINTWISE),
+    _attack("apgd-ce", "APGD", "auto-PGD on the cross-entropy", "2003.01690", orders=_POINTWISE),
+    _attack(
+        "apgd-dlr",
+        "APGD",
+        "auto-PGD on the difference of logits ratio",
+        "2003.01690",
+        preset={"loss": "dlr"},
+        orders=_POINTWISE,
+    ),
+    _attack(
+        "apgd-t",
+        "APGD",
+        "auto-PGD on the targeted ratio, nine classes",
+        "2003.01690",
+        preset={"targets": 9},
+        orders=_POINTWISE,
+    ),
+    _attack("square", "Square", "random search with squares, no gradients", "1912.00049", orders=_POINTWISE),
+    _attack(
+        "autoattack", "AutoAttack", "APGD-CE, APGD-T, FAB-T and Square in that order", "2003.01690", orders=_POINTWISE
     ),
 )
 _CERTIFICATES = (

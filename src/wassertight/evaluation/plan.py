@@ -19,9 +19,12 @@ from wassertight import __version__
 from wassertight.data import as_tensors
 from wassertight.evaluation.catalogue import find_method
 from wassertight.inputs import check_inputs
+from wassertight.queries import Averaged
 from wassertight.threats import PointwiseBall, ThreatModel, parse
 from wassertight.types import Bounds, InputError, Model
 
+PRESETS = ("quick", "strong", "auto")
+"""About 100 passes a sample; about 2,000; quick first, then strong where the bracket is open and matters."""
 _CERTIFICATE_UNIT = 32
 """Certificates are slow and treat samples one by one: small units lose little when a run is killed."""
 
@@ -68,6 +71,7 @@ class Plan:
     seed: int
     device: torch.device
     skip_unsupported: bool
+    refine: bool
     configuration: dict[str, Any] = field(repr=False)
 
     @property
@@ -115,6 +119,8 @@ def make_plan(
     attack_options: Mapping[str, Any] | None = None,
     certificate_options: Mapping[str, Any] | None = None,
     skip_unsupported: bool = False,
+    preset: str | None = None,
+    draws: int | None = None,
     command: str | None = None,
     model_name: str | None = None,
     data_name: str | None = None,
@@ -125,13 +131,15 @@ def make_plan(
     if attack is None and certificate is None:
         raise InputError("nothing to do: give an attack, a certificate, or both")
     threats = resolve_threats(threat, bounds)
+    attack_options = with_preset(attack, attack_options, preset)
     attack, attack_name = _method("attack", attack, attack_options, threats)
     certificate, certificate_name = _method("certificate", certificate, certificate_options, threats)
+    model_name = model_name or str(getattr(model, "__name__", type(model).__name__))
+    model = model if draws is None else Averaged(model, draws)
     place = resolve_device(device, model)
     x, y = as_tensors(data, n_examples)
     x, y = check_inputs(x, y, threats[0].bounds)
     default_command = "evaluate" if attack is not None and certificate is not None else None
-    model_name = model_name or str(getattr(model, "__name__", type(model).__name__))
     data_name = data_name or str(getattr(data, "name", type(data).__name__))
     configuration = {
         "version": __version__,
@@ -144,6 +152,8 @@ def make_plan(
         "batch_size": batch_size,
         "device": place.type,
         "bounds": None if threats[0].bounds is None else list(threats[0].bounds),
+        "preset": preset,
+        "draws": draws,
         "attack": _settings(attack_name, attack),
         "certificate": _settings(certificate_name, certificate),
     }
@@ -163,8 +173,26 @@ def make_plan(
         seed=seed,
         device=place,
         skip_unsupported=skip_unsupported,
+        refine=preset == "auto",
         configuration=configuration,
     )
+
+
+def with_preset(attack: Any, options: Mapping[str, Any] | None, preset: str | None) -> Mapping[str, Any] | None:
+    """The attack's settings with the passes of a preset; "auto" begins with those of "quick".
+
+    >>> with_preset("wda++", None, "auto")
+    {'passes': 'quick'}
+    """
+    if preset is None:
+        return options
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
+    if attack not in ("wda++", "min-norm") or "passes" in (options or {}):
+        raise InputError(
+            f"a preset sets the passes of 'wda++' or 'min-norm'; got attack {attack!r}, settings {options}"
+        )
+    return {**(options or {}), "passes": "quick" if preset == "auto" else preset}
 
 
 def resolve_threats(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,16 +18,14 @@ from torch import Tensor, nn
 from wassertight.attacks import Problem
 from wassertight.evaluation.conclusion import Side, conclude_run
 from wassertight.evaluation.plan import Plan, Unit, make_plan
+from wassertight.evaluation.refine import refine
 from wassertight.evaluation.result import Report
-from wassertight.evaluation.sanity import check_answers, mode_flags, model_flags
-from wassertight.evaluation.store import Outcome, Store
+from wassertight.evaluation.sanity import check_answers, class_flags, mode_flags, model_flags
+from wassertight.evaluation.store import Outcome, Store, Watch
 from wassertight.queries import ModelQueries
 from wassertight.records import Flag
 from wassertight.threats import ThreatModel
 from wassertight.types import Bounds, InputError, Model, UnsupportedLayerError
-
-Watch: TypeAlias = Callable[[str, int, int], None]
-"""Called as watch(stage, samples_done, samples_total)."""
 
 
 def benchmark(
@@ -46,6 +44,8 @@ def benchmark(
     attack_options: Mapping[str, Any] | None = None,
     certificate_options: Mapping[str, Any] | None = None,
     skip_unsupported: bool = False,
+    preset: str | None = None,
+    draws: int | None = None,
     progress: bool | Watch = True,
     model_name: str | None = None,
     data_name: str | None = None,
@@ -68,6 +68,9 @@ def benchmark(
         bounds: the box inputs live in, in the unit of the radii; None for the whole space.
         attack_options, certificate_options: settings of methods given by name.
         skip_unsupported: leave the certified side out, with a flag, where the certificate cannot read the model.
+        preset: passes of 'wda++' and 'min-norm' by name: "quick" (about 100 a sample), "strong" (about 2,000), or "auto":
+            quick, and after the certificate strong where the bracket is open and the threats' values depend on it.
+        draws: attack the mean logits of so many draws of a randomised model (EOT); without it such a model is refused.
         progress: True for bars on standard error, False for none, or a function (stage, done, total).
         model_name, data_name: names for the record.
 
@@ -102,6 +105,8 @@ def benchmark(
         attack_options=attack_options,
         certificate_options=certificate_options,
         skip_unsupported=skip_unsupported,
+        preset=preset,
+        draws=draws,
         model_name=model_name,
         data_name=data_name,
     )
@@ -115,7 +120,9 @@ def execute(plan: Plan, *, run_dir: str | Path | None = None, progress: bool | W
     with _placed(plan.model, plan.device), ModelQueries(plan.model, batch_size=plan.batch_size) as queries:
         torch.manual_seed(plan.seed)
         clean = check_answers(queries, plan.x, plan.y)
-        flags += model_flags(queries, plan.x, plan.y, clean, gradients=plan.attack is not None)
+        gradients = plan.attack is not None and getattr(plan.attack, "needs_gradients", True)
+        flags += model_flags(queries, plan.x, plan.y, clean, gradients=gradients)
+        flags += class_flags(plan.attack, clean.shape[1])
         certify = plan.certificate is not None
         try:
             _probe(plan, store)
@@ -128,6 +135,8 @@ def execute(plan: Plan, *, run_dir: str | Path | None = None, progress: bool | W
         with _watching(progress) as watch:
             attack = _attack(plan, store, watch)
             certificate = _certify(plan, store, watch, attack) if certify else Side(outcomes={})
+            if plan.refine:
+                attack = refine(plan, store, watch, queries, attack, certificate)
         record, arrays = conclude_run(plan, queries, clean, attack, certificate, flags)
     if store.path is None:
         record = record.model_copy(update={"arrays": None})

@@ -42,13 +42,7 @@ def model_flags(queries: ModelQueries, x: Tensor, y: Tensor, clean: Tensor, *, g
     part, labels, first = x[:_SAMPLES], y[:_SAMPLES], clean[:_SAMPLES]
     again = queries.logits(part)
     if not torch.allclose(again, first, rtol=1e-3, atol=1e-3 * float(first.abs().max().clamp_max(1e30))):
-        flags.append(
-            Flag(
-                name="randomised-model",
-                message="two passes over the same inputs give different logits",
-                remedy="fix the model's randomness, or average many draws inside the model and attack the average",
-            )
-        )
+        flags.append(_randomised(queries))
     if bool(((first >= 0) & (first <= 1)).all()) and torch.allclose(
         first.sum(1), torch.ones_like(first[:, 0]), atol=1e-4
     ):
@@ -106,6 +100,35 @@ def outcome_flags(attacked: Mapping[str, Tensor], reach: Mapping[str, float]) ->
                 )
             )
     return flags
+
+
+def class_flags(attack: object, classes: int) -> list[Flag]:
+    """Whether the model has fewer classes than the attack's loss needs, so that the attack uses the margin instead."""
+    least = int(getattr(attack, "least_classes", 2))
+    if classes >= least:
+        return []
+    return [
+        Flag(
+            name="few-classes",
+            message=f"the attack's loss needs {least} classes, the model has {classes}; the margin is used instead",
+            remedy="nothing is lost with two classes, where the margin says all; otherwise prefer 'wda++' or 'min-norm'",
+        )
+    ]
+
+
+def _randomised(queries: ModelQueries) -> Flag:
+    """How a randomised model is handled, or a refusal."""
+    if queries.cost == 1:
+        raise ModelError(
+            "two passes over the same inputs give different logits: the model is randomised, and one draw of it is not a "
+            "classifier that can be attacked. Fix its randomness, or give draws=20 (--draws 20) to evaluate and attack "
+            "the mean logits of 20 draws (EOT)"
+        )
+    return Flag(
+        name="randomised-model",
+        message=f"the model is randomised; the mean logits of {queries.cost} draws were evaluated and attacked (EOT)",
+        remedy="more draws make the classifier and the gradients steadier; certificates do not apply",
+    )
 
 
 def _gradient_flags(model: Model, device: torch.device | None, x: Tensor, y: Tensor) -> list[Flag]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from wassertight.types import RunDirectoryError
+
+Watch: TypeAlias = Callable[[str, int, int], None]
+"""Called as watch(stage, samples_done, samples_total)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ class MinimumNorm(Attack):
         points = x.clone()
         if len(right) == 0:
             return points, 0, True
-        incumbent = Incumbent(x[right], y[right], threat.r, margin(clean[right], y[right]))
+        incumbent = Incumbent(x[right], y[right], threat.r, margin(clean[right], y[right]), queries.jitter(x))
         if bool((known != x).any()):
             incumbent.offer(known[right], queries.logits(known[right]), torch.arange(len(right), device=x.device))
         floor = floor[right].to(incumbent.distance) * (1 - 1e-5)

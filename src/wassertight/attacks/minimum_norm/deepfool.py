@@ -69,6 +69,6 @@ class DeepFool(Attack):
                 keep = ~incumbent.offer(end, queries.logits(end), rows)
                 rows, z, x = rows[keep], z[keep], x[keep]
                 if len(rows) == 0:
-                    return step + 1
+                    return step
             z = project_box(x + (1 + self.overshoot) * (z - x), threat.bounds)
         return self.steps

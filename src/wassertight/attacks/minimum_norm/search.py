@@ -29,7 +29,13 @@ def nearest_flips(problem: Problem, search: Search) -> Found:
         right = (clean.argmax(1) == part.y).nonzero().squeeze(1)
         if len(right) == 0:
             continue
-        incumbent = Incumbent(part.x[right], part.y[right], part.threat.r, margin(clean[right], part.y[right]))
+        incumbent = Incumbent(
+            part.x[right],
+            part.y[right],
+            part.threat.r,
+            margin(clean[right], part.y[right]),
+            part.queries.jitter(part.x),
+        )
         steps = max(steps, search(part.queries, incumbent, part.threat, generator))
         moved = part.x.clone()
         moved[right] = incumbent.points
