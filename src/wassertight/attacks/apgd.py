@@ -5,11 +5,13 @@ Problem, for every correctly classified sample: `max loss(z, y) subject to ||z -
 Ascent with momentum whose step size, 2 radius at first, is halved at checkpoints when too few steps raised the loss
 or when neither step nor best value has changed since the last checkpoint; after a halving it goes on from the best
 point. With `targets` it runs once towards each of the most likely wrong classes (APGD-T). Under l_1 the steps are
-sparse signs whose number follows the sparsity of the best point, and the radius comes down in three stages.
+sparse signs whose number follows the sparsity of the best point, and the radius comes down in three stages, each of
+which begins by projecting the best point of the one before.
 
-Differs from the papers: 1. a sample that has flipped leaves the batch; 2. the radius is shrunk by 1e-5, so that
-rounding cannot leave the ball; 3. the l_1 projection is onto the intersection of ball and box; 4. with fewer than
-four classes the targeted DLR is replaced by the class margin, with fewer than three DLR by the margin.
+Differs from the papers: 1. a sample that has flipped leaves the batch; 2. the radius is shrunk by 1e-5 and half the
+spacing of floats, so that rounding cannot leave the ball; 3. the l_1 projection is onto the intersection of ball and
+box; 4. with fewer than four classes the targeted DLR is replaced by the class margin, with fewer than three DLR by the
+margin; 5. a sparse step under l_1 leaves out the coordinates that a wall of the box stops.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.incumbent import Incumbent
-from wassertight.attacks.minimum_norm.search import check_norm, check_steps, nearest_flips
+from wassertight.attacks.minimum_norm.search import check_norm, check_steps, nearest_flips, within_rounding
 from wassertight.geometry import norm, project_ball, project_box, sample_ball
 from wassertight.geometry.norms import per_sample
 from wassertight.geometry.projections import project_l1_ball_and_box
@@ -44,7 +46,7 @@ class APGD(Attack):
         loss: "cross-entropy", "dlr" or "margin" (untargeted runs).
         targets: number of target classes, one run each with targeted DLR; None for the untargeted attack.
         steps: iterations of a run, a forward and a backward pass each.
-        restarts: runs (of all targets); each starts at a random point of the ball.
+        restarts: runs (of all targets); each starts at a random point of the ball (l_1: of the first stage's).
         rho: share of steps that must raise the loss between two checkpoints.
 
     >>> from wassertight.threats import PointwiseBall
@@ -105,7 +107,7 @@ class APGD(Attack):
                 if labels is None:
                     break
                 x = incumbent.x[rows]
-                start = project_box(x + sample_ball(x, radius[rows], threat.r, generator), threat.bounds)
+                start = self._start(x, radius[rows], threat, generator)
                 for multiple, steps in self._stages(threat.r):
                     run = _Run.begin(incumbent, rows, labels, start, radius[rows], multiple, threat)
                     run.climb(queries, incumbent, loss, steps, self.rho)
@@ -113,6 +115,14 @@ class APGD(Attack):
                     rows, start = run.rows, run.best
                     taken += steps
         return taken
+
+    def _start(
+        self, x: Tensor, radius: Tensor, threat: ThreatModel, generator: torch.Generator
+    ) -> Float[Tensor, "n *features"]:
+        """A random point of the ball; under l_1 a normal draw that the first stage projects, which makes it sparse."""
+        if threat.r == 1:
+            return x + torch.empty(x.shape, dtype=torch.float64).normal_(generator=generator).to(x)
+        return project_box(x + sample_ball(x, radius, threat.r, generator), threat.bounds)
 
     def _stages(self, r: float) -> list[tuple[float, int]]:
         if r != 1 or self.steps < 10:
@@ -172,13 +182,15 @@ class _Run:
         ones = torch.ones(len(rows), dtype=x.dtype, device=x.device)
         nothing = torch.zeros_like(x)
         count = x[0].numel()
+        radius = within_rounding(goal * multiple, x)
+        if threat.r == 1:
+            z = x + project_l1_ball_and_box(z - x, radius, x, threat.bounds)
         used = (z - x).flatten(1).count_nonzero(1).to(ones) / count
-        radius = goal * multiple
         return cls(
             threat=threat, goal=goal, radius=radius, rows=rows, labels=labels, x=x, z=z, before=z, g=nothing, best=z,
             best_g=nothing, best_loss=ones * -torch.inf, last_best=ones * -torch.inf,
             step=radius if threat.r == 1 else 2 * radius, reduced=ones > 0, rises=ones * 0,
-            share=torch.where(used < 1, used / 1.5, 0.2 * ones).clamp_min(1 / count), sparsity=ones,
+            share=(used / 1.5).clamp_min(1 / count), sparsity=used,
         )  # fmt: skip
 
     def keep(self, mask: Tensor) -> None:
@@ -234,11 +246,15 @@ class _Run:
 
     def _sparse_step(self) -> Tensor:
         """Signs of the largest gradient entries, as many as the sparsity allows, scaled to l_1 length `step`."""
-        flat = self.g.flatten(1).abs()
+        g = self.g
+        if self.threat.bounds is not None:
+            low, high = self.threat.bounds
+            g = g * torch.where(g > 0, self.z < high, self.z > low)
+        flat = g.flatten(1).abs()
         count = (self.share * flat.shape[1]).long().clamp(1, flat.shape[1])
         ordered = flat.sort(dim=1, descending=True).values
         chosen = (flat >= ordered.gather(1, count[:, None] - 1)) & (flat > 0)
-        signs = self.g.sign() * chosen.view_as(self.g)
+        signs = g.sign() * chosen.view_as(g)
         return signs * per_sample(self.step / signs.flatten(1).abs().sum(1).clamp_min(1), signs)
 
     def _project(self, z: Tensor) -> Tensor:

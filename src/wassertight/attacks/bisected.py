@@ -23,7 +23,6 @@ from wassertight.losses import margin
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 
-
 _BEYOND = 64
 """Without a box: the farthest radius tried, in linearised distances."""
 

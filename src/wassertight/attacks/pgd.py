@@ -8,7 +8,7 @@ first-order optimal displacement of the whole batch and whose projection scales 
 Differs from the released code of 2306.09844:
 1. `mode="reference"` keeps its constants (step 1.875 radius / steps, 50 steps, zero start, best common iterate of
    1..steps), but never pushes points outwards onto the sphere (its l_2 pointwise projection does), and shrinks the
-   radius by 1e-5 so that float32 rounding cannot leave the ball.
+   radius by 1e-5 and half the spacing of floats, so that rounding cannot leave the ball.
 2. `mode="default"` keeps the closest misclassified iterate of every sample, looks further out along the found
    direction (a distributional budget reaches beyond the radius), pulls back along the segment and spends the budget
    by the exact knapsack; its accuracy is never above that of its own iterates.
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.incumbent import Incumbent, pull_back
+from wassertight.attacks.minimum_norm.search import within_rounding
 from wassertight.geometry import project_box
 from wassertight.losses import loss_by_name, margin
 from wassertight.queries import ModelQueries
@@ -36,7 +37,6 @@ from wassertight.types import InputError
 _REACH = (1.25, 1.6, 2.0, 2.6, 3.4, 4.5, 6.0)
 """Multiples of the found displacement that are tried for samples still right, when the budget is shared."""
 _HALVINGS = 12
-_FLOAT_GUARD = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class PGD(Attack):
         clean = queries.clean_logits(x, y)
         loss = loss_by_name(self.loss or _default_loss(threat.p, clean.shape[1]))
         generator, mass = problem.generator(), problem.mass
-        inner = threat.with_radius(threat.radius * (1 - _FLOAT_GUARD))
+        inner = threat.with_radius(float(within_rounding(torch.tensor(threat.radius, dtype=torch.float64), x)))
         right = (clean.argmax(1) == y).nonzero().squeeze(1)
         rows = torch.arange(len(right), device=x.device)
         incumbent = Incumbent(x[right], y[right], threat.r, margin(clean[right], y[right]), queries.jitter(x))

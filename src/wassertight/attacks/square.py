@@ -9,7 +9,7 @@ stages over the iterations.
 
 Differs from the paper and AutoAttack: 1. flipped samples leave the batch; 2. inputs that are not images (one feature
 axis) are treated as images of one row, a window being a run of neighbouring features; 3. the radius is shrunk by 1e-5
-against rounding; 4. under l_1 the clipped point is projected onto ball and box together; 5. the bump's orientation is
+and half the spacing of floats against rounding; 4. under l_1 the clipped point is projected onto ball and box together; 5. the bump's orientation is
 drawn once an iteration, not for every sample.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.incumbent import Incumbent
-from wassertight.attacks.minimum_norm.search import check_norm, check_steps, nearest_flips
+from wassertight.attacks.minimum_norm.search import check_norm, check_steps, nearest_flips, within_rounding
 from wassertight.geometry import norm, project_box, project_l1_ball_and_box
 from wassertight.geometry.norms import per_sample
 from wassertight.losses import margin
@@ -94,6 +94,7 @@ class Square(Attack):
         generator: torch.Generator,
     ) -> int:
         x = _image(incumbent.x[rows])
+        goal, radius = radius, float(within_rounding(torch.tensor(radius, dtype=torch.float64), x))
         z = _start(x, radius, threat, generator)
         best = torch.full_like(incumbent.distance[rows], -torch.inf)
         kept = z
@@ -105,7 +106,7 @@ class Square(Attack):
             better = height > best
             best = torch.where(better, height, best)
             kept = torch.where(per_sample(better.to(z.dtype), z) > 0, z, kept)
-            left = incumbent.distance[rows] > radius
+            left = incumbent.distance[rows] > goal
             if not bool(left.all()):
                 rows, x, kept, best = rows[left], x[left], kept[left], best[left]
             if len(rows) == 0:

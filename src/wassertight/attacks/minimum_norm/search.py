@@ -58,6 +58,14 @@ def check_steps(steps: int, **positive: float) -> None:
             raise InputError(f"{name} must be > 0, got {value}")
 
 
+def within_rounding(radius: Tensor, x: Tensor) -> Tensor:
+    """The radius less what rounding may add: 1e-5 of itself, and half the spacing of floats at the largest input.
+
+    A tiny l_inf radius needs the second part: x + d is rounded at the scale of x, not of d.
+    """
+    return torch.maximum(radius * (1 - 1e-5) - torch.finfo(x.dtype).eps / 2 * x.abs().amax(), radius / 2)
+
+
 def farthest(x: Tensor, r: float, bounds: Bounds) -> Tensor:
     """Distance from each sample to the farthest corner of the box, (n,): no displacement is longer."""
     if bounds is None:
