@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from wassertight.evaluation import attack_methods, certificate_methods, study_methods
-
 from wassertight.geometry import norm_name
 
 ROOT = Path(__file__).parents[1]

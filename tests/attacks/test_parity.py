@@ -1,6 +1,7 @@
 """Attacks agree with foolbox and torchattacks on the same networks and budgets, and keep what their papers promise.
 
-The comparisons are skipped where those libraries are not installed: `pip install foolbox torchattacks`.
+The comparisons are skipped where those libraries are not installed (`pip install foolbox`, and `pip install --no-deps
+torchattacks`, whose metadata asks for a torchvision it does not import).
 """
 
 from __future__ import annotations

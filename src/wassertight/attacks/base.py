@@ -17,7 +17,6 @@ from wassertight.threats import AuditReport, ThreatModel, audit_measure
 from wassertight.transport import Allocation, DiscreteMeasure, FlipDistances
 from wassertight.types import AuditError, Model, Passes, Progress, Status
 
-
 _PIECE = 2**20
 
 

@@ -56,7 +56,7 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         return ("name", "description"), list(list_data().items())
     if kind == "threats":
         return ("threat", "what the adversary may do"), list(_THREATS)
-    from wassertight.evaluation import attack_methods, certificate_methods
+    from wassertight.evaluation import attack_methods, certificate_methods, study_methods
 
     columns = ("name", "kind", "norms", "orders", "reference", "description")
     return columns, [
@@ -68,5 +68,5 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             method.reference,
             method.description,
         )
-        for method in (*attack_methods(), *certificate_methods())
+        for method in (*attack_methods(), *certificate_methods(), *study_methods())
     ]
