@@ -122,3 +122,28 @@ def test_few_classes_are_flagged() -> None:
     x, y = torch.rand(8, 2), torch.zeros(8, dtype=torch.long)
     report = wt.benchmark(nn.Linear(2, 2), (x, y), "L2@0.1", attack="apgd-t", certificate=None, progress=False)
     assert "few-classes" in [flag.name for flag in report.record.flags]
+
+
+class Backwards(torch.autograd.Function):
+    """The identity with its gradient turned round."""
+
+    @staticmethod
+    def forward(ctx: object, z: Tensor) -> Tensor:
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx: object, g: Tensor) -> Tensor:
+        return -g
+
+
+def test_masked_gradients_are_flagged() -> None:
+    class Masked(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            first = Backwards.apply(z)[:, 0] - 0.5
+            return torch.stack((first, -first), 1)
+
+    x, y = torch.rand(20, 2), torch.zeros(20, dtype=torch.long)
+    flags = wt.benchmark(Masked(), (x, y), "L2@0.1", certificate=None, progress=False).record.flags
+    assert "masked-gradients" in [flag.name for flag in flags]
+    honest = wt.benchmark(wt.load_model("digits-cnn").model, wt.load_data("digits", n=20), "L2@0.1", progress=False)
+    assert "masked-gradients" not in [flag.name for flag in honest.record.flags]

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.incumbent import Incumbent
-from wassertight.attacks.minimum_norm.search import check_norm, check_steps, nearest_flips
+from wassertight.attacks.minimum_norm.search import check_norm, check_steps, nearest_flips, within_rounding
 from wassertight.attacks.wda import advance, climb, probe
 from wassertight.geometry import dual_direction, project_ball, project_box, sample_ball
 from wassertight.losses import margin, weighted
@@ -41,7 +41,6 @@ from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 from wassertight.types import InputError
 
-_GUARD = 1 - 1e-5
 _FEWEST = 100
 """Samples a round attacks at least."""
 _OPENING = ((1.0, 8, 0, 1), (1.0, 8, 7, 1), (1.0, 8, 7, 1))
@@ -117,7 +116,7 @@ class _Campaign:
     ) -> None:
         self.settings, self.queries, self.incumbent, self.threat = attack, queries, incumbent, threat
         self.generator = generator
-        self.radius = threat.radius * _GUARD
+        self.radius = float(within_rounding(torch.tensor(threat.radius, dtype=torch.float64), incumbent.x))
         self.height = incumbent.clean_margin.clone()
         logits = queries.logits(incumbent.x)
         self.classes = logits.shape[1]

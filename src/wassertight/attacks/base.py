@@ -62,9 +62,14 @@ class Problem:
         """
         size = self.queries.batch_size or max(16, min(1024, _PIECE // max(1, self.x[0].numel())))
         for begin in range(0, len(self.x), size):
-            rows = slice(begin, begin + size)
-            yield rows, replace(self, x=self.x[rows], y=self.y[rows], weights=None, progress=None)
-            self.tell(min(begin + size, len(self.x)), len(self.x))
+            end = min(begin + size, len(self.x))
+
+            def inside(done: int, total: int, begin: int = begin, end: int = end) -> None:
+                self.tell(begin + (end - begin) * done // max(1, total), len(self.x))
+
+            rows = slice(begin, end)
+            yield rows, replace(self, x=self.x[rows], y=self.y[rows], weights=None, progress=inside)
+            self.tell(end, len(self.x))
 
 
 @dataclass(frozen=True, kw_only=True)

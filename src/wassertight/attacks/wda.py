@@ -12,7 +12,7 @@ spends the budget by the exact knapsack, which is never worse.
 
 Differs from the released code: 1. the mixture with `stretch` exists (the code has stretch = 1 only); 2. the weight is
 stretch**-p, not 1 / stretch, whose cost is stretch**(1 - 1/p) times the radius; 3. l_1 projections are exact instead of
-radial; 4. the projected radius is smaller by 1e-5, against rounding.
+radial; 4. the projected radius is a little smaller, against rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.incumbent import Incumbent, pull_back
-from wassertight.attacks.minimum_norm.search import check_norm, check_steps
+from wassertight.attacks.minimum_norm.search import check_norm, check_steps, within_rounding
 from wassertight.geometry import dual_direction, project_ball, project_box
 from wassertight.losses import class_margin, margin
 from wassertight.queries import ModelQueries
@@ -34,7 +34,6 @@ from wassertight.threats import ThreatModel
 from wassertight.transport import DiscreteMeasure
 from wassertight.types import InputError
 
-_GUARD = 1 - 1e-5
 _HALVINGS = 12
 
 
@@ -93,7 +92,7 @@ class WDA(Attack):
         points = x.clone()
         incumbent = Incumbent(x[right], y[right], threat.r, margin(clean[right], y[right]), queries.jitter(x))
         if len(right) and threat.radius > 0:
-            radius = self.stretch * threat.radius * _GUARD
+            radius = float(within_rounding(torch.tensor(self.stretch * threat.radius, dtype=torch.float64), x))
             target = probe(
                 queries,
                 x[right],

@@ -13,6 +13,7 @@ from wassertight.types import Model, ModelError
 
 _SAMPLES = 64
 _FEW = 0.1
+_ENOUGH, _MASKED, _SHARES = 4, 0.3, (0.001, 0.01)
 _TWO_FACED = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 
@@ -139,13 +140,15 @@ def _gradient_flags(model: Model, device: torch.device | None, x: Tensor, y: Ten
             out = model(z)
             true = out.gather(1, labels.to(out.device)[:, None]).squeeze(1)
             others = out.scatter(1, labels.to(out.device)[:, None], -torch.inf).amax(1)
-            (g,) = torch.autograd.grad((others - true).sum(), z)
+            height = others - true
+            (g,) = torch.autograd.grad(height.sum(), z)
     except RuntimeError as error:
         raise ModelError(
             "the model's output has no gradient in its input (detached, no_grad or a non-differentiable step): "
             f"{str(error).splitlines()[0]}; gradient attacks need one. Certify only, or give a differentiable model"
         ) from error
     flags = []
+    flags += _misleading(model, z.detach(), labels, height.detach(), g)
     g = g.flatten(1)
     broken = float((~torch.isfinite(g)).any(1).double().mean())
     if broken > 0:
@@ -167,3 +170,27 @@ def _gradient_flags(model: Model, device: torch.device | None, x: Tensor, y: Ten
             )
         )
     return flags
+
+
+def _misleading(model: Model, x: Tensor, y: Tensor, height: Tensor, g: Tensor) -> list[Flag]:
+    """A short sign step up the margin must raise it; where it mostly does not, gradients mask the margin."""
+    usable = torch.isfinite(g).flatten(1).all(1) & (g != 0).flatten(1).any(1)
+    if int(usable.sum()) < _ENOUGH:
+        return []
+    rises = torch.zeros_like(usable)
+    for share in _SHARES:
+        with torch.no_grad():
+            out = model(x + share * (x.max() - x.min()) * g.sign())
+        picked = out.gather(1, y.to(out.device)[:, None])
+        after = out.scatter(1, y.to(out.device)[:, None], -torch.inf).amax(1) - picked.squeeze(1)
+        rises |= (after > height).to(rises.device)
+    lost = float((~rises[usable]).double().mean())
+    if lost <= _MASKED:
+        return []
+    return [
+        Flag(
+            name="masked-gradients",
+            message=f"for {100 * lost:.0f}% of the first samples short steps along the gradient do not raise the margin",
+            remedy="gradients point nowhere useful: add the attack 'square', which needs none, and use --preset strong",
+        )
+    ]

@@ -154,6 +154,7 @@ class MinimumNorm(Attack):
             if len(rows) == 0:
                 break
             portfolio.round(rows, passes - _FINAL)
+            part.tell(int(portfolio.spent.max()), passes)
         self._finish(part.queries, incumbent, _PULLS, _POLISHES, part)
         return portfolio.steps
 
