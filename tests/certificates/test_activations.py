@@ -1,4 +1,4 @@
-"""Enclosures against dense sampling, CROWN's formula, the best lines by linear programming, and their own promises."""
+"""Enclosures against dense sampling, CROWN's formula, the envelopes of samples, and their own promises."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_interval_is_the_range(f: Activation, dtype: torch.dtype) -> None:
     assert (top.double() >= most).all()
     size = 1 + torch.maximum(least.abs(), most.abs())
     slack = f.slack if isinstance(f, Curve) else 0.0
-        room = 40 * torch.finfo(dtype).eps * size + slack
+    room = 40 * torch.finfo(dtype).eps * size + slack
     assert (least - bottom.double() <= room).all()
     assert (top.double() - most <= room).all()
 

@@ -147,7 +147,8 @@ class Hinge:
         return torch.zeros_like(low)
 
     def _slopes(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.as_tensor(self.left).to(a), torch.as_tensor(self.right).to(a)
+        left = torch.as_tensor(self.left, dtype=a.dtype, device=a.device)
+        return left, torch.as_tensor(self.right, dtype=a.dtype, device=a.device)
 
 
 @dataclass(frozen=True, kw_only=True)
