@@ -109,7 +109,7 @@ class Hinge:
         bottom, top = torch.minimum(*ends), torch.maximum(*ends)
         zero = self.bend(low, high)
         bottom, top = torch.where(zero, bottom.clamp_max(0), bottom), torch.where(zero, top.clamp_min(0), top)
-        if all(isinstance(s, (int, float)) and s in (-1, 0, 1) for s in (self.left, self.right)):
+        if self._representable:
             return bottom, top
         grain = rounding(low) / 4
         return bottom - grain * bottom.abs(), top + grain * top.abs()
@@ -130,12 +130,13 @@ class Hinge:
         chord = (at_high - at_low) / torch.where(bend, high - low, 1.0)
         shift = at_low - chord * low
         pad = rounding(low) * (at_low.abs() + at_high.abs())
+        idle = torch.zeros_like(pad) if self._representable else pad
         exact = torch.where(low >= 0, right, left)
         return Enclosure(
             lower_slope=torch.where(bend, torch.where(convex, pivot, chord), exact),
-            lower_shift=torch.where(bend & ~convex, shift - pad, 0.0),
+            lower_shift=torch.where(bend & ~convex, shift - pad, -idle),
             upper_slope=torch.where(bend, torch.where(convex, chord, pivot), exact),
-            upper_shift=torch.where(bend & convex, shift + pad, 0.0),
+            upper_shift=torch.where(bend & convex, shift + pad, idle),
         )
 
     def bend(self, low: Tensor, high: Tensor) -> Tensor:
@@ -145,6 +146,11 @@ class Hinge:
     def split(self, low: Tensor, high: Tensor) -> Tensor:
         """The kink."""
         return torch.zeros_like(low)
+
+    @property
+    def _representable(self) -> bool:
+        """Whether slopes and products are free of rounding in every precision."""
+        return all(isinstance(slope, (int, float)) and slope in (-1, 0, 1) for slope in (self.left, self.right))
 
     def _slopes(self, a: Tensor) -> tuple[Tensor, Tensor]:
         left = torch.as_tensor(self.left, dtype=a.dtype, device=a.device)
