@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Enclosure:
     upper_shift: Tensor
 
 
+@runtime_checkable
 class Activation(Protocol):
     """An elementwise function that can be enclosed; all tensors share one shape, dtype and device.
 

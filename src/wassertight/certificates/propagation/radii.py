@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.base import Certificate
-from wassertight.certificates.propagation.linear import Propagation
-from wassertight.certificates.propagation.network import read_chain
-from wassertight.certificates.propagation.operators import Dense
+from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.propagation import Propagation
+from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.geometry import norm
 from wassertight.inputs import check_inputs, check_weights
 from wassertight.queries import ModelQueries
@@ -75,7 +76,7 @@ class LinearPropagation:
         progress: Progress | None = None,
     ) -> Certificate:
         """Certify the empirical law of exactly these samples."""
-        return _certify(self, model, x, y, threat, True, batch_size, weights, upper, progress)
+        return _certify(self, model, x, y, threat, "crown", batch_size, weights, upper, progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ class IntervalPropagation:
         progress: Progress | None = None,
     ) -> Certificate:
         """Certify the empirical law of exactly these samples."""
-        return _certify(self, model, x, y, threat, False, batch_size, weights, upper, progress)
+        return _certify(self, model, x, y, threat, "interval", batch_size, weights, upper, progress)
 
 
 def _check(tolerance: float, steps: int, precision: str) -> None:
@@ -125,7 +126,7 @@ def _certify(
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
-    backward: bool,
+    kind: str,
     batch_size: int | None,
     weights: Tensor | None,
     upper: Tensor | None,
@@ -138,16 +139,15 @@ def _certify(
     with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
         clean = queries.clean_logits(x, y)
         device = queries.device or x.device
-        chain = read_chain(model, x[:2].to(device), dtype=torch.float64, device=device)
-        wide = sum(math.prod(block[-1].target) for block in chain.blocks[:-1] if block) > _SMALL
-        fast = method.precision == "float32" or (method.precision == "auto" and wide and clean.dtype != torch.float64)
-        dtype = torch.float32 if fast else torch.float64
-        if fast:
-            chain = read_chain(model, x[:2].to(device), dtype=dtype, device=device)
-        propagation = Propagation(chain, threat.r, backward=backward)
+        graph = read_graph(model, x[:2].to(device), dtype=torch.float64, device=device)
+        dtype = _dtype(method.precision, graph, clean.dtype)
+        if dtype != torch.float64:
+            graph = read_graph(model, x[:2].to(device), dtype=dtype, device=device)
+        rounding = Rounding.between(clean.dtype, dtype)
+        propagation = Propagation(graph, threat.r, method=kind, rounding=rounding)
         radii = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         right = (clean.argmax(1) == y).nonzero().squeeze(1)
-        search = _Search(propagation, threat.bounds, method.tolerance, method.steps, clean.dtype)
+        search = _Search(propagation, threat.bounds, method.tolerance, method.steps)
         for begin in range(0, len(right), size):
             rows = right[begin : begin + size]
             start = None if upper is None else upper[rows].to(device=device, dtype=dtype)
@@ -161,14 +161,15 @@ def _certify(
         accuracy=found.accuracy(threat.p, threat.radius),
         radii=found,
         assumptions=(
-            f"bounds computed in {str(dtype).removeprefix('torch.')}; a margin counts only above an allowance for the rounding of the "
-            f"last layer in {str(clean.dtype).removeprefix('torch.')}; rounding in earlier layers is not tracked",
+            f"bounds computed in {str(dtype).removeprefix('torch.')}; rounding of the model in "
+            f"{str(clean.dtype).removeprefix('torch.')} and of the bounds is covered for sums in any order and elementary "
+            "functions to 8 units in the last place (no TF32, no Winograd convolutions)",
             "labels do not move; the network is the deterministic eval-mode network that was read and checked on data",
         ),
         status=Status.COMPLETE,
         steps=search.rounds,
         converged=search.converged,
-        passes=Passes(forward=search.propagations, backward=search.propagations if backward else 0),
+        passes=Passes(forward=search.propagations, backward=search.propagations if kind != "interval" else 0),
         seconds=time.perf_counter() - begun,
     )
 
@@ -176,21 +177,17 @@ def _certify(
 class _Search:
     """Bracketing of the largest t whose verified margin is positive; keeps the verified end."""
 
-    def __init__(
-        self, propagation: Propagation, bounds: Bounds, tolerance: float, steps: int, model_dtype: torch.dtype
-    ) -> None:
+    def __init__(self, propagation: Propagation, bounds: Bounds, tolerance: float, steps: int) -> None:
         self.propagation, self.bounds = propagation, bounds
-        linear = len(propagation.chain.blocks) == 1
-        self.tolerance, self.steps = (1e-9, max(steps, 60)) if linear else (tolerance, steps)
-        self.unit = max(torch.finfo(model_dtype).eps, torch.finfo(propagation.row_dtype).eps)
+        self.linear = len(propagation.graph.nodes) - 1 in propagation.graph.straight
+        self.tolerance, self.steps = (1e-9, max(steps, 60)) if self.linear else (tolerance, steps)
         self.propagations = self.rounds = 0
         self.converged = True
 
     def run(self, x: Tensor, y: Tensor, upper: Tensor | None) -> Tensor:
         """Largest verified radius of every sample; inf where the whole box is verified."""
         r = self.propagation.r
-        allowance = self._allowance(x)
-        start = self._margins(x, y, torch.zeros_like(allowance)) - allowance
+        start = self._margins(x, y, x.new_zeros(len(x)))
         cap = self._cover(x, r)
         low, low_margin = torch.zeros_like(start), start.clone()
         high, high_margin = torch.full_like(start, math.inf), torch.full_like(start, -math.inf)
@@ -204,7 +201,7 @@ class _Search:
             if len(rows) == 0:
                 break
             self.rounds = max(self.rounds, step + 1)
-            margin = self._margins(x[rows], y[rows], t[rows]) - allowance[rows]
+            margin = self._margins(x[rows], y[rows], t[rows])
             good = margin > 0
             up, down = rows[good], rows[~good]
             low[up], low_margin[up] = t[up], margin[good]
@@ -224,7 +221,7 @@ class _Search:
         """Secant towards a margin just above zero, kept inside the bracket; every second step bisects."""
         aim = 2e-10 * start
         bracketed = torch.isfinite(high)
-        linear = len(self.propagation.chain.blocks) == 1
+        linear = self.linear
         share = ((low_margin - aim) / (low_margin - high_margin)).clamp(0.1, 1.0 if linear else 0.9)
         if step % 2 == 1 and not (linear and step % 4 == 1):
             share = torch.full_like(share, 0.5)
@@ -241,7 +238,7 @@ class _Search:
     def _guess(self, x: Tensor, y: Tensor, start: Tensor, r: float) -> Tensor:
         """A first radius: a tiny probe's slope, extended half-way to its root."""
         probe = 1e-3 * self._cover_scale(x, r)
-        drop = (start - (self._margins(x, y, probe) - self._allowance(x))).clamp_min(1e-30)
+        drop = (start - self._margins(x, y, probe)).clamp_min(1e-30)
         return 0.7 * probe * start.clamp_min(0) / drop
 
     def _cover_scale(self, x: Tensor, r: float) -> Tensor:
@@ -255,17 +252,10 @@ class _Search:
             return torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
         return norm(torch.maximum(x - self.bounds[0], self.bounds[1] - x), r)
 
-    def _allowance(self, x: Tensor) -> Tensor:
-        """Rounding of the last layer of the deployed network: fan-in times unit roundoff times magnitude, twice (eight times in float32)."""
-        chain = self.propagation.chain
-        z = x
-        for index, block in enumerate(chain.blocks):
-            z = z.relu() if index else z
-            magnitude = z
-            for op in block:
-                magnitude, z = (
-                    (op.spread(magnitude.abs()), op.apply(z)) if isinstance(op, Dense) else (op.apply(z),) * 2
-                )
-        fan_in = max((op.weight.shape[1] for op in chain.blocks[-1] if isinstance(op, Dense)), default=1)
-        factor = 8 if self.propagation.row_dtype == torch.float32 else 2
-        return factor * fan_in * self.unit * (magnitude.abs().amax(1) + z.abs().amax(1))
+
+def _dtype(precision: str, graph: Graph, model: torch.dtype) -> torch.dtype:
+    """Float64 for small networks and float64 models, float32 else, unless the caller chose."""
+    if precision != "auto":
+        return _PRECISIONS[precision]
+    units = sum(math.prod(graph.nodes[index].shape) for index in graph.bent)
+    return torch.float32 if units > _SMALL and model != torch.float64 else torch.float64

@@ -1,0 +1,86 @@
+"""Backward linear bounds (CROWN, 1811.00866): rows of coefficients pulled from a node to the input, and bounded there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.operations import Add, Affine
+from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.relaxations import Relaxation, dot
+
+MEMORY = 3 * 10**7
+"""Coefficients held at once, about 240 MB in float64."""
+
+
+def lower_bounds(
+    graph: Graph,
+    start: int,
+    a: Tensor,
+    region: Region,
+    relaxations: Mapping[int, Relaxation],
+    *,
+    tight: bool,
+    multipliers: Mapping[int, tuple[Tensor, Tensor]] | None = None,
+    seen: dict[int, Tensor] | None = None,
+) -> Tensor:
+    """Proved lower bounds of `<a, v>` over the region, v the value of a node.
+
+    Args:
+        a: rows (n, m, *shape of the node).
+        relaxations: of every ancestor that is not affine.
+        tight: whether ball and box are met together at the input, or only the better of the two is used.
+        multipliers: for some nodes signed Lagrange multipliers b (n, m, *shape) and points s: `<b, v - s>` is added to
+            the row, which is sound where the node's values satisfy `<b, v - s> <= 0`.
+        seen: filled with the rows that arrive at every operation that is not affine.
+
+    Returns:
+        (n, m).
+    """
+    widest = max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[start])
+    step = max(1, MEMORY // (3 * widest * len(a)))
+    if step >= a.shape[1] or multipliers is not None or seen is not None:
+        return _pull(graph, start, a, region, relaxations, tight, multipliers or {}, seen)
+    parts = [_pull(graph, start, part, region, relaxations, tight, {}, None) for part in torch.split(a, step, dim=1)]
+    return torch.cat(parts, 1)
+
+
+def _pull(
+    graph: Graph,
+    start: int,
+    a: Tensor,
+    region: Region,
+    relaxations: Mapping[int, Relaxation],
+    tight: bool,
+    multipliers: Mapping[int, tuple[Tensor, Tensor]],
+    seen: dict[int, Tensor] | None,
+) -> Tensor:
+    n, m = a.shape[:2]
+    constant = a.new_zeros(n, m)
+    rows: dict[int, Tensor] = {start: a}
+    for index in range(start, 0, -1):
+        if index not in rows:
+            continue
+        a = rows.pop(index)
+        node = graph.nodes[index]
+        if index in multipliers:
+            held, point = multipliers[index]
+            a = a + held
+            constant = constant - dot(held, point)
+        if isinstance(node.operation, Affine):
+            flat, shift = node.operation.pull(a.flatten(0, 1))
+            pulled, constant = [flat.view(n, m, *flat.shape[1:])], constant + shift.view(n, m)
+        elif isinstance(node.operation, Add):
+            pulled = [a] * len(node.parents)
+        else:
+            if seen is not None:
+                seen[index] = a
+            pulled, shift = relaxations[index].pull(a)
+            constant = constant + shift
+        for parent, part in zip(node.parents, pulled, strict=True):
+            rows[parent] = rows[parent] + part if parent in rows else part
+    return constant + region.minimum(rows[0], tight=tight) if 0 in rows else constant

@@ -1,0 +1,93 @@
+"""The network as certificates see it: nodes in order of evaluation, each one operation of `operations` or an activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from wassertight.certificates.propagation.activations import Activation
+from wassertight.certificates.propagation.operations import Add, Affine, Maximum, Product, Shape
+
+Operation = Affine | Activation | Add | Product | Maximum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One operation and where its arguments come from.
+
+    Attributes:
+        name: the operation's name and place, for messages.
+        operation: None for the input.
+        parents: positions of the arguments in the graph.
+        shape: of one value, without the batch dimension.
+    """
+
+    name: str
+    operation: Operation | None
+    parents: tuple[int, ...]
+    shape: Shape
+
+    @property
+    def affine(self) -> bool:
+        return self.operation is None or isinstance(self.operation, (Affine, Add))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in order of evaluation: the input first, the logits last."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def source(self) -> Shape:
+        return self.nodes[0].shape
+
+    @property
+    def classes(self) -> int:
+        return self.nodes[-1].shape[0]
+
+    @cached_property
+    def bent(self) -> tuple[int, ...]:
+        """Nodes whose bounds matter: arguments of operations that are not affine."""
+        return tuple(sorted({p for node in self.nodes if not node.affine for p in node.parents}))
+
+    @cached_property
+    def straight(self) -> frozenset[int]:
+        """Nodes that are affine in the input."""
+        found: set[int] = set()
+        for index, node in enumerate(self.nodes):
+            if node.affine and all(p in found for p in node.parents):
+                found.add(index)
+        return frozenset(found)
+
+    @cached_property
+    def ancestors(self) -> tuple[frozenset[int], ...]:
+        """For every node the nodes it depends on, itself included."""
+        found: list[frozenset[int]] = []
+        for index, node in enumerate(self.nodes):
+            found.append(frozenset({index}).union(*(found[p] for p in node.parents)))
+        return tuple(found)
+
+    def values(self, z: Tensor) -> list[Tensor]:
+        """The value of every node on a batch (n, *source), in the graph's own dtype."""
+        found = [z]
+        for node in self.nodes[1:]:
+            found.append(_value(node.operation, [found[p] for p in node.parents]))
+        return found
+
+    def logits(self, z: Tensor) -> Tensor:
+        """The network as read, (n, classes)."""
+        return self.values(z)[-1]
+
+
+def _value(operation: Operation | None, arguments: list[Tensor]) -> Tensor:
+    if isinstance(operation, Add):
+        return sum(arguments[1:], arguments[0])
+    if isinstance(operation, Product):
+        return operation.of(arguments[0], arguments[1])
+    if isinstance(operation, Maximum):
+        return operation.present(arguments[0]).amax(-1)
+    assert operation is not None
+    return operation.apply(arguments[0])

@@ -1,0 +1,257 @@
+"""Recorded operations that are not affine in the input: activations, products, maxima, normalisation, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from wassertight.certificates.propagation import activations as act
+from wassertight.certificates.propagation import smooth
+from wassertight.certificates.propagation.affine_words import (
+    added,
+    broadcast,
+    matrix,
+    permuted,
+    rearranged,
+    scaled,
+    total,
+    viewed,
+)
+from wassertight.certificates.propagation.operations import Add, Maximum, Product
+from wassertight.certificates.propagation.reading import Handler, Reader, Ref
+
+_SOFTMAX = 64
+"""Longest row whose softmax is bounded through differences, at a cost of its square."""
+
+
+def activated(reader: Reader, ref: Ref, activation: act.Activation) -> Ref:
+    """An elementwise function of one value."""
+    return reader.add(activation, (ref,), reader.shape(ref))
+
+
+def multiplied(reader: Reader, left: Any, right: Any) -> Ref:
+    """Elementwise product; a square where both factors are the same value."""
+    if not isinstance(right, Ref):
+        return scaled(reader, broadcast(reader, left, reader.target), right)
+    if not isinstance(left, Ref):
+        return scaled(reader, broadcast(reader, right, reader.target), left)
+    if left == right:
+        return activated(reader, left, smooth.square())
+    parents = (broadcast(reader, left, reader.target), broadcast(reader, right, reader.target))
+    return reader.add(Product(matrices=False, target=reader.target), parents, reader.target)
+
+
+def softmax(reader: Reader, ref: Ref, dim: int) -> Ref:
+    """1 / sum over k of exp(z_k - z_j): differences first, so that a common shift of all entries costs nothing."""
+    dims = len(reader.shape(ref))
+    order = [k for k in range(dims + 1) if k != dims + 1 + dim] + [dims + 1 + dim]
+    moved = permuted(reader, ref, order)
+    shape = reader.shape(moved)
+    size = shape[-1]
+    if size > _SOFTMAX:
+        raise reader.refuse(f"a softmax over {size} entries; at most {_SOFTMAX} are bounded")
+    eye = torch.eye(size, dtype=reader.dtype, device=reader.device)
+    weight = (eye[None, :, :] - eye[:, None, :]).reshape(size * size, size)
+    differences = viewed(reader, matrix(reader, moved, weight), (*shape, size))
+    sums = total(reader, activated(reader, differences, smooth.exponential()), [-1], False, mean=False)
+    out = activated(reader, sums, smooth.reciprocal())
+    return permuted(reader, out, [order.index(k) for k in range(dims + 1)])
+
+
+def product(reader: Reader, left: Any, right: Any) -> Ref:
+    """Product of matrices over the last two axes."""
+    if not isinstance(right, Ref):
+        weight = reader.constant(right)
+        if weight.ndim != 2:
+            raise reader.refuse("a product with a constant batch of matrices")
+        return matrix(reader, left, weight.transpose(0, 1).contiguous())
+    if not isinstance(left, Ref):
+        weight = reader.constant(left)
+        if weight.ndim != 2:
+            raise reader.refuse("a product with a constant batch of matrices")
+        dims = len(reader.shape(right)) + 1
+        order = [*range(dims - 2), dims - 1, dims - 2]
+        return permuted(reader, matrix(reader, permuted(reader, right, order), weight), order)
+    x, y = reader.shape(left), reader.shape(right)
+    if len(x) < 2 or len(y) < 2 or x[:-2] != y[:-2]:
+        raise reader.refuse(f"a product of shapes {x} and {y}")
+    return reader.add(Product(matrices=True, target=reader.target), (left, right), reader.target)
+
+
+def _layer_norm(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    ref, normalised = a[0], list(a[1])
+    weight, bias = (a[i] if len(a) > i else None for i in (2, 3))
+    eps = a[4] if len(a) > 4 else k.get("eps", 1e-5)
+    dims = list(range(-len(normalised), 0))
+    shape = reader.shape(ref)
+    mean = broadcast(reader, total(reader, ref, dims, True, mean=True), shape)
+    centred = reader.add(Add(target=shape), (ref, scaled(reader, mean, -1.0)), shape)
+    variance = total(reader, activated(reader, centred, smooth.square()), dims, True, mean=True)
+    inverse = activated(reader, scaled(reader, variance, 1.0, eps), smooth.reciprocal_root())
+    out = reader.add(Product(matrices=False, target=shape), (centred, broadcast(reader, inverse, shape)), shape)
+    if weight is None:
+        return out
+    return scaled(reader, out, weight, 0.0 if bias is None else bias)
+
+
+def _attention(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    given = dict(zip(("mask", "dropout", "causal"), a[3:], strict=False)) | k
+    query, key, value = a[:3]
+    mask = given.get("mask", given.get("attn_mask"))
+    if given.get("dropout", given.get("dropout_p", 0.0)) or not all(isinstance(part, Ref) for part in a[:3]):
+        raise reader.refuse("attention with dropout, or with a constant query, key or value")
+    if given.get("causal", given.get("is_causal")) or (mask is not None and mask.dtype == torch.bool):
+        raise reader.refuse("attention with a mask that removes entries")
+    width, dims = reader.shape(query)[-1], len(reader.shape(key)) + 1
+    scale = given.get("scale") or width**-0.5
+    swapped = permuted(reader, key, [*range(dims - 2), dims - 1, dims - 2])
+    scores = (*reader.shape(query)[:-1], reader.shape(swapped)[-1])
+    logits = scaled(reader, reader.add(Product(matrices=True, target=scores), (query, swapped), scores), scale)
+    if mask is not None:
+        logits = scaled(reader, logits, 1.0, mask)
+    return product(reader, softmax(reader, logits, -1), value)
+
+
+def _max_pool(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    given = dict(zip(("kernel", "stride", "padding", "dilation", "ceil"), a[1:], strict=False)) | k
+    pairs: dict[str, tuple[int, int]] = {}
+    for name, default in (("kernel", None), ("stride", None), ("padding", 0), ("dilation", 1)):
+        value = given.get(name, default)
+        value = [value] if isinstance(value, int) else list(value or [])
+        pairs[name] = (value[0], value[-1]) if value else pairs["kernel"]
+    if given.get("ceil", given.get("ceil_mode")):
+        raise reader.refuse("max pooling with ceil_mode=True")
+    source, target = reader.shape(a[0]), reader.target
+    kernel, places = pairs["kernel"][0] * pairs["kernel"][1], target[1] * target[2]
+    sizes = (pairs["kernel"], pairs["dilation"], pairs["padding"], pairs["stride"])
+    windows = (source[0], places, kernel)
+
+    def unfold(z: Any) -> Any:
+        return functional.unfold(z, *sizes).view(len(z), source[0], kernel, places).transpose(2, 3)
+
+    def fold(rows: Any) -> Any:
+        flat = rows.transpose(2, 3).reshape(len(rows), source[0] * kernel, places)
+        return functional.fold(flat, source[1:], *sizes)
+
+    mask = None
+    if pairs["padding"] != (0, 0):
+        mask = unfold(torch.ones(1, *source, dtype=reader.dtype, device=reader.device))[0] > 0
+    parts = rearranged(reader, a[0], unfold, windows, fold)
+    out = reader.add(Maximum(source=windows, target=windows[:-1], mask=mask), (parts,), windows[:-1])
+    return viewed(reader, out, target)
+
+
+def _power(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    known = {2: smooth.square, 0.5: smooth.square_root, -0.5: smooth.reciprocal_root, -1: smooth.reciprocal}
+    if a[1] not in known:
+        raise reader.refuse(f"a power of {a[1]}; known are {', '.join(str(p) for p in known)}")
+    return activated(reader, a[0], known[a[1]]())
+
+
+def _divided(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    if isinstance(a[1], Ref):
+        return multiplied(reader, a[0], activated(reader, a[1], smooth.reciprocal()))
+    return scaled(reader, broadcast(reader, a[0], reader.target), 1 / reader.constant(a[1]))
+
+
+def _subtracted(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    return added(reader, a[0], a[1], -float(k.get("alpha", 1)))
+
+
+def _clamp(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    low: Any = a[1] if len(a) > 1 else k.get("min")
+    high: Any = a[2] if len(a) > 2 else k.get("max")
+    if not all(value is None or isinstance(value, (int, float)) for value in (low, high)):
+        raise reader.refuse("a clamp between tensors")
+    ref = a[0]
+    if high is None:  # max(z, low) = low + relu(z - low)
+        return scaled(reader, activated(reader, scaled(reader, ref, 1.0, -low), act.relu()), 1.0, low)
+    if low is None:  # min(z, high) = high - relu(high - z)
+        return scaled(reader, activated(reader, scaled(reader, ref, -1.0, high), act.relu()), -1.0, high)
+    return activated(reader, ref, act.clamp(float(low), float(high)))
+
+
+def _plain(build: Callable[..., act.Activation]) -> Handler:
+    return lambda reader, a, k: activated(reader, a[0], build())
+
+
+def _elu(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    given = dict(zip(("alpha", "scale", "input_scale"), a[1:], strict=False)) | k
+    if given.get("input_scale", 1) != 1:
+        raise reader.refuse("an ELU with an input scale")
+    return activated(reader, a[0], smooth.elu(float(given.get("alpha", 1.0)), float(given.get("scale", 1.0))))
+
+
+def _softplus(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    given = dict(zip(("beta", "threshold"), a[1:], strict=False)) | k
+    return activated(reader, a[0], smooth.softplus(float(given.get("beta", 1)), float(given.get("threshold", 20))))
+
+
+def _prelu(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    weight = reader.constant(a[1])
+    form = (-1,) + (1,) * (len(reader.shape(a[0])) - 1)
+    return activated(reader, a[0], act.prelu(weight.view(form) if weight.numel() > 1 else weight))
+
+
+_PIECEWISE: dict[str, Handler] = {
+    **dict.fromkeys(("relu", "relu_"), _plain(act.relu)),
+    **dict.fromkeys(
+        ("leaky_relu", "leaky_relu_"),
+        lambda reader, a, k: activated(
+            reader, a[0], act.leaky_relu(float(a[1] if len(a) > 1 else k.get("negative_slope", 0.01)))
+        ),
+    ),
+    "abs": _plain(act.absolute),
+    **dict.fromkeys(("clamp", "clamp_", "clip"), _clamp),
+    "clamp_min": lambda reader, a, k: _clamp(reader, [a[0], a[1], None], {}),
+    "clamp_max": lambda reader, a, k: _clamp(reader, [a[0], None, a[1]], {}),
+    **dict.fromkeys(
+        ("hardtanh", "hardtanh_"), lambda reader, a, k: _clamp(reader, [a[0], *(a[1:3] or (-1.0, 1.0))], k)
+    ),
+    **dict.fromkeys(("relu6", "relu6_"), lambda reader, a, k: _clamp(reader, [a[0], 0.0, 6.0], {})),
+    **dict.fromkeys(("hardsigmoid", "hardsigmoid_"), _plain(act.hard_sigmoid)),
+    **dict.fromkeys(("hardswish", "hardswish_"), _plain(smooth.hard_swish)),
+    "prelu": _prelu,
+}
+
+_SMOOTH: dict[str, Handler] = {
+    **dict.fromkeys(("sigmoid", "sigmoid_"), _plain(smooth.sigmoid)),
+    **dict.fromkeys(("tanh", "tanh_"), _plain(smooth.tanh)),
+    **dict.fromkeys(("silu", "silu_"), _plain(smooth.silu)),
+    "gelu": lambda reader, a, k: activated(
+        reader, a[0], smooth.gelu(str(a[1] if len(a) > 1 else k.get("approximate", "none")))
+    ),
+    **dict.fromkeys(("elu", "elu_"), _elu),
+    "softplus": _softplus,
+    **dict.fromkeys(("mish", "mish_"), _plain(smooth.mish)),
+    "erf": _plain(smooth.erf),
+    "log": _plain(smooth.logarithm),
+    "exp": _plain(smooth.exponential),
+    "sqrt": _plain(smooth.square_root),
+    "rsqrt": _plain(smooth.reciprocal_root),
+    "reciprocal": _plain(smooth.reciprocal),
+    "square": _plain(smooth.square),
+}
+
+OTHERS: dict[str, Handler] = {
+    **_PIECEWISE,
+    **_SMOOTH,
+    "add": lambda reader, a, k: added(reader, a[0], a[1], float(k.get("alpha", 1))),
+    "sub": _subtracted,
+    "rsub": lambda reader, a, k: added(reader, a[1], a[0], -float(k.get("alpha", 1))),
+    "neg": lambda reader, a, k: scaled(reader, a[0], -1.0),
+    "mul": lambda reader, a, k: multiplied(reader, a[0], a[1]),
+    "div": _divided,
+    "pow": _power,
+    **dict.fromkeys(("matmul", "bmm", "mm"), lambda reader, a, k: product(reader, a[0], a[1])),
+    "softmax": lambda reader, a, k: softmax(reader, a[0], reader.axis(a[1], a[0])),
+    "_softmax": lambda reader, a, k: softmax(reader, a[0], reader.axis(a[1], a[0])),
+    "layer_norm": _layer_norm,
+    "scaled_dot_product_attention": _attention,
+    "max_pool2d": _max_pool,
+}
+for _in_place in ("add", "sub", "mul", "div"):
+    OTHERS[f"{_in_place}_"] = OTHERS[_in_place]

@@ -1,0 +1,283 @@
+"""Bounds of every node of a graph over input regions, batched over samples.
+
+Interval arithmetic goes forward; the arguments of every operation that is not affine are then sharpened by backward
+linear bounds where intervals leave them undecided, and the better of both is kept.
+
+Differs from CROWN as published (1811.00866): 1. arguments that are affine in the input take, under l_1 and l_2 balls,
+the better of the dual norm and the box; 2. final margins use the exact minimum over ball and box; 3. units of feature
+maps keep coefficients on their receptive field only; 4. maxima over windows have a plane from above, not a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from wassertight.certificates.propagation.activations import Activation
+from wassertight.certificates.propagation.backward import MEMORY, lower_bounds
+from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.operations import (
+    Add,
+    Affine,
+    Convolution,
+    Dense,
+    Maximum,
+    Product,
+    Rearrangement,
+)
+from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.relaxations import Bilinear, Elementwise, Largest, Relaxation
+from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.certificates.propagation.windows import window_bounds, windows_pay
+from wassertight.geometry import conjugate, norm
+
+METHODS = ("interval", "crown-ibp", "crown")
+
+
+@dataclass(kw_only=True)
+class Bounds:
+    """What is proved about every node's values over the regions; tensors (n, *shape).
+
+    Attributes:
+        low, high: bounds of the value computed exactly from rounded arguments.
+        error: bound on what rounding adds since the last operation that is not affine.
+    """
+
+    low: dict[int, Tensor] = field(default_factory=dict)
+    high: dict[int, Tensor] = field(default_factory=dict)
+    error: dict[int, Tensor] = field(default_factory=dict)
+
+    def triple(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        return self.low[index], self.high[index], self.error[index]
+
+
+class Propagation:
+    """Bounds of one graph under one ground norm.
+
+    Args:
+        graph: the network.
+        r: order of the ground norm.
+        method: "interval", "crown-ibp" (intervals inside, backward bounds of the margins), or "crown".
+        rounding: how far floating point may move values.
+    """
+
+    def __init__(self, graph: Graph, r: float, *, method: str = "crown", rounding: Rounding) -> None:
+        self.graph, self.r, self.method, self.rounding = graph, r, method, rounding
+        self._norms: dict[int, Tensor] = {}
+        self._plain = _plain(graph)
+        self._settled = _settled(graph)
+
+    def margins(self, region: Region, y: Tensor) -> Tensor:
+        """Proved lower bound of the smallest `z_y - z_j`, j != y, as the model computes it; one number a sample."""
+        bounds = self.bounds(region)
+        return self.final(region, bounds, specification(y, self.graph.classes, region.x.dtype)).amin(1)
+
+    def final(self, region: Region, bounds: Bounds, spec: Tensor) -> Tensor:
+        """Proved lower bounds of the logits' forms spec (n, m, classes), rounding of the logits included; (n, m)."""
+        last = len(self.graph.nodes) - 1
+        allowance = spec.abs() @ bounds.error[last][:, :, None]
+        best = _box_form(spec, bounds.low[last], bounds.high[last])
+        parent = self.graph.nodes[last].parents[0]
+        operation = self.graph.nodes[last].operation
+        if isinstance(operation, Affine):
+            flat, shift = operation.pull(spec.flatten(0, 1))
+            a = flat.view(*spec.shape[:2], *flat.shape[1:])
+            best = torch.maximum(
+                best, _box_form(a, bounds.low[parent], bounds.high[parent]) + shift.view(spec.shape[:2])
+            )
+        if self.method != "interval":
+            linear = lower_bounds(self.graph, last, spec, region, self.relaxations(bounds), tight=True)
+            best = torch.maximum(best, linear)
+        return best - allowance.squeeze(2)
+
+    def bounds(self, region: Region) -> Bounds:
+        """Bounds of every node."""
+        found = Bounds()
+        found.low[0], found.high[0], found.error[0] = region.low, region.high, torch.zeros_like(region.low)
+        for index in range(1, len(self.graph.nodes)):
+            self._interval(index, found)
+            if index in self.graph.bent:
+                self._sharpen(index, region, found)
+        return found
+
+    def relaxations(self, bounds: Bounds, below: int | None = None) -> dict[int, Relaxation]:
+        """Enclosures of every operation that is not affine, or of those a node depends on."""
+        found: dict[int, Relaxation] = {}
+        wanted = range(len(self.graph.nodes)) if below is None else sorted(self.graph.ancestors[below])
+        for index in wanted:
+            node = self.graph.nodes[index]
+            if isinstance(node.operation, Product):
+                found[index] = Bilinear.of(node.operation, [bounds.triple(p) for p in node.parents])
+            elif isinstance(node.operation, Maximum):
+                found[index] = Largest.of(node.operation, *bounds.triple(node.parents[0]))
+            elif isinstance(node.operation, Activation):
+                found[index] = Elementwise.of(node.operation, *bounds.triple(node.parents[0]))
+        return found
+
+    def _interval(self, index: int, found: Bounds) -> None:
+        node = self.graph.nodes[index]
+        operation, parents = node.operation, [found.triple(p) for p in node.parents]
+        low, high, error = parents[0]
+        if isinstance(operation, Affine):
+            centre, width = operation.apply((low + high) / 2), operation.spread((high - low) / 2)
+            found.low[index], found.high[index] = centre - width, centre + width
+            found.error[index] = self.rounding.affine(operation, low, high, error)
+        elif isinstance(operation, Add):
+            found.low[index], found.high[index] = sum(p[0] for p in parents), sum(p[1] for p in parents)  # type: ignore[assignment]
+            found.error[index] = self.rounding.sum(parents)
+        else:
+            if isinstance(operation, Product):
+                found.low[index], found.high[index] = _product_interval(operation, parents)
+                found.error[index] = self.rounding.product(operation, parents)
+                return
+            if isinstance(operation, Maximum):
+                low, high = operation.present(low - error).amax(-1), operation.present(high + error).amax(-1)
+            elif isinstance(operation, Activation):
+                low, high = operation.interval(low - error, high + error)
+            found.low[index], found.high[index] = low, high
+            found.error[index] = self.rounding.curved(operation, low, high)
+
+    def _sharpen(self, index: int, region: Region, found: Bounds) -> None:
+        """Better bounds for the units of a node that matter."""
+        if index in self.graph.straight:
+            if not math.isinf(self.r):
+                self._by_norms(index, region, found)
+                return
+            if index in self._plain:
+                return
+        if self.method != "crown" or index in self._settled:
+            return
+        low, high, error = found.triple(index)
+        wanted = self._undecided(index, low - error, high + error)
+        if not bool(wanted.any()):
+            return
+        relaxations = self.relaxations(found, below=index)
+        if windows_pay(self.graph, index):
+            lower, upper = window_bounds(self.graph, index, wanted, region, relaxations)
+            found.low[index], found.high[index] = low.clone(), high.clone()
+            found.low[index][wanted] = torch.maximum(low[wanted], lower)
+            found.high[index][wanted] = torch.minimum(high[wanted], upper)
+        else:
+            self._by_rows(index, wanted.flatten(1), region, relaxations, found)
+        found.high[index] = torch.maximum(found.low[index], found.high[index])
+
+    def _by_rows(
+        self, index: int, wanted: Tensor, region: Region, relaxations: dict[int, Relaxation], found: Bounds
+    ) -> None:
+        low, high = found.low[index], found.high[index]
+        shape, most = low.shape, int(wanted.sum(1).max())
+        rows = wanted.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        step = max(
+            1, MEMORY // (3 * max(math.prod(self.graph.nodes[k].shape) for k in self.graph.ancestors[index]) * len(low))
+        )
+        low, high = low.flatten(1).clone(), high.flatten(1).clone()
+        for part in torch.split(rows, step, dim=1):
+            hot = torch.zeros(*part.shape, wanted.shape[1], dtype=low.dtype, device=low.device)
+            hot.scatter_(2, part[:, :, None], 1.0)
+            hot = hot.view(*part.shape, *shape[1:])
+            both = lower_bounds(self.graph, index, torch.cat((hot, -hot), 1), region, relaxations, tight=False)
+            lower, upper = both.chunk(2, dim=1)
+            low.scatter_(1, part, torch.maximum(low.gather(1, part), lower))
+            high.scatter_(1, part, torch.minimum(high.gather(1, part), -upper))
+        found.low[index], found.high[index] = low.view(shape), high.view(shape)
+
+    def _undecided(self, index: int, low: Tensor, high: Tensor) -> Tensor:
+        """Units whose bounds some operation on them can use."""
+        wanted = torch.zeros_like(low, dtype=torch.bool)
+        for node in self.graph.nodes:
+            if index in node.parents and not node.affine:
+                if isinstance(node.operation, Activation):
+                    wanted |= node.operation.bend(low, high)
+                elif isinstance(node.operation, Maximum):
+                    present = node.operation.present(high)
+                    wanted |= present >= node.operation.present(low).amax(-1, keepdim=True)
+                else:
+                    wanted |= True
+        return wanted
+
+    def _by_norms(self, index: int, region: Region, found: Bounds) -> None:
+        """The dual norm of every row times the radius, where that is better than the box."""
+        if index not in self._norms:
+            slack = 1 + (math.prod(self.graph.source) + 4) * torch.finfo(region.x.dtype).eps
+            self._norms[index] = slack * _row_norms(self.graph, index, self.r, region.x)
+        middle = self._middle(index, region.x)
+        reach = region.t.view(-1, *(1,) * (middle.ndim - 1)) * self._norms[index]
+        found.low[index] = torch.maximum(found.low[index], middle - reach)
+        found.high[index] = torch.minimum(found.high[index], middle + reach)
+
+    def _middle(self, index: int, x: Tensor) -> Tensor:
+        values = {0: x}
+        for k in sorted(self.graph.ancestors[index]):
+            node = self.graph.nodes[k]
+            if isinstance(node.operation, Affine):
+                values[k] = node.operation.apply(values[node.parents[0]])
+            elif isinstance(node.operation, Add):
+                values[k] = sum(values[p] for p in node.parents[1:]) + values[node.parents[0]]
+        return values[index]
+
+
+def specification(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Rows e_y - e_j for every j != y, (n, classes - 1, classes)."""
+    eye = torch.eye(classes, dtype=dtype, device=y.device)
+    others = torch.arange(classes, device=y.device).expand(len(y), classes)
+    others = others[others != y[:, None]].view(len(y), classes - 1)
+    return eye[y][:, None] - eye[others]
+
+
+def _box_form(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    flat = a.flatten(2)
+    return (flat.clamp_min(0) @ low.flatten(1)[:, :, None] + flat.clamp_max(0) @ high.flatten(1)[:, :, None]).squeeze(2)
+
+
+def _product_interval(operation: Product, parents: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    (xl, xh, xe), (yl, yh, ye) = parents
+    cx, wx, cy, wy = (xl + xh) / 2, (xh - xl) / 2 + xe, (yl + yh) / 2, (yh - yl) / 2 + ye
+    centre = operation.of(cx, cy)
+    width = operation.of(wx, cy.abs()) + operation.of(cx.abs(), wy) + operation.of(wx, wy)
+    if operation.matrices:
+        return centre - width, centre + width
+    corners = torch.stack([(cx + s * wx) * (cy + q * wy) for s in (-1, 1) for q in (-1, 1)])
+    return corners.amin(0), corners.amax(0)
+
+
+def _plain(graph: Graph) -> frozenset[int]:
+    """Nodes for which interval arithmetic over a box is exact: at most one summing operation away from the input."""
+    depth: dict[int, int] = {0: 0}
+    for index, node in enumerate(graph.nodes[1:], 1):
+        if index in graph.straight:
+            sums = isinstance(node.operation, (Add, Dense, Convolution)) or getattr(node.operation, "terms", 1) > 2
+            depth[index] = sum(depth[p] for p in node.parents) + (1 if sums else 0) + (len(node.parents) > 1)
+    return frozenset(index for index, deep in depth.items() if deep <= 1)
+
+
+def _settled(graph: Graph) -> frozenset[int]:
+    """Values of activations and maxima, possibly rearranged: their intervals follow from their arguments' bounds."""
+    found: set[int] = set()
+    for index, node in enumerate(graph.nodes):
+        moved = isinstance(node.operation, Rearrangement) and node.operation.terms <= 1 and node.parents[0] in found
+        if moved or isinstance(node.operation, (Activation, Maximum)):
+            found.add(index)
+    return frozenset(found)
+
+
+def _row_norms(graph: Graph, index: int, r: float, like: Tensor) -> Tensor:
+    """Dual norm of every row of the matrix from the input to a node that is affine in it."""
+    shape, size = graph.nodes[index].shape, math.prod(graph.source)
+    units, norms = math.prod(shape), []
+    step = max(1, MEMORY // (4 * max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])))
+    for begin in range(0, units, step):
+        rows = torch.arange(begin, min(begin + step, units), device=like.device)
+        a = torch.zeros(len(rows), units, dtype=like.dtype, device=like.device)
+        a[torch.arange(len(rows)), rows] = 1
+        pending = {index: a.view(len(rows), *shape)}
+        for k in range(index, 0, -1):
+            if k in pending:
+                a, node = pending.pop(k), graph.nodes[k]
+                for parent in node.parents:
+                    part = node.operation.pull(a)[0] if isinstance(node.operation, Affine) else a
+                    pending[parent] = pending[parent] + part if parent in pending else part
+        norms.append(norm(pending[0].view(len(rows), size), conjugate(r)))
+    return torch.cat(norms).view(shape)

@@ -1,0 +1,247 @@
+"""Reads a model into a graph of operations that bounds can be pushed through, by `torch.export`.
+
+Whatever the model's forward does - modules, functions, residual sums, attention - is recorded as ATen operations on
+example inputs; parameters and everything that does not depend on the input are constants.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wassertight.certificates.propagation.graph import Graph, Node, Operation
+from wassertight.certificates.propagation.operations import Shape
+from wassertight.types import Model, UnsupportedLayerError
+
+_BATCH = 3
+"""Examples the model is recorded on; their number marks the batch dimension."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value that depends on the input: a node of the graph."""
+
+    index: int
+
+
+Handler = Callable[["Reader", list[Any], dict[str, Any]], "Ref | list[Ref]"]
+
+
+@dataclass(kw_only=True)
+class Reader:
+    """Collects nodes while the recorded operations are gone through.
+
+    Attributes:
+        dtype, device: of every constant in the graph.
+        name: the operation being read and its place, for messages.
+        target: shape of the value the recorded operation gives, without the batch dimension.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    nodes: list[Node] = field(default_factory=list)
+    name: str = "input"
+    target: Any = ()
+
+    def shape(self, ref: Ref) -> Shape:
+        return self.nodes[ref.index].shape
+
+    def add(self, operation: Operation | None, parents: tuple[Ref, ...], shape: Shape) -> Ref:
+        """A new node."""
+        node = Node(
+            name=self.name, operation=operation, parents=tuple(ref.index for ref in parents), shape=tuple(shape)
+        )
+        self.nodes.append(node)
+        return Ref(len(self.nodes) - 1)
+
+    def constant(self, value: Any) -> Tensor:
+        """A number or tensor in the graph's dtype."""
+        if isinstance(value, Tensor):
+            return value.detach().to(device=self.device, dtype=self.dtype)
+        return torch.tensor(value, dtype=self.dtype, device=self.device)
+
+    def features(self, value: Any, shape: Shape) -> Tensor:
+        """A constant operand broadcast to a feature shape; its batch dimension, if it has one, must be trivial."""
+        tensor = self.constant(value)
+        if tensor.ndim == len(shape) + 1:
+            if len(tensor) > 1 and not bool((tensor == tensor[:1]).all()):
+                raise self.refuse("a constant that differs from sample to sample")
+            tensor = tensor[0]
+        return tensor.expand(shape).contiguous()
+
+    def axis(self, dim: int, ref: Ref) -> int:
+        """A dimension counted from the end; the batch dimension is refused."""
+        dims = len(self.shape(ref)) + 1
+        dim = dim % dims
+        if dim == 0:
+            raise self.refuse("an operation across the batch dimension")
+        return dim - dims
+
+    def refuse(self, why: str) -> UnsupportedLayerError:
+        return UnsupportedLayerError(
+            f"{self.name} cannot be bounded: {why}. Choose a certificate that supports it ('interval' reads the same "
+            "operations as 'crown'; 'none' attacks only), or replace the operation"
+        )
+
+
+def read_graph(model: Model, x: Tensor, *, dtype: torch.dtype, device: torch.device) -> Graph:
+    """Read a model, and check that what was read gives the model's own logits on x.
+
+    Args:
+        model: in evaluation mode; any nn.Module or callable that `torch.export` can record.
+        x: examples (n, *features) on the model's device.
+
+    Raises:
+        UnsupportedLayerError: naming the first operation that cannot be bounded and its place.
+    """
+    from wassertight.certificates.propagation.vocabulary import HANDLERS
+
+    program = _record(model, x[:1].expand(_BATCH, *x.shape[1:]).contiguous())
+    reader = Reader(dtype=dtype, device=device)
+    known = _constants(program)
+    result: Any = None
+    for recorded in program.graph.nodes:
+        if recorded.op == "placeholder":
+            if recorded.name not in known:
+                known[recorded.name] = reader.add(None, (), tuple(x.shape[1:]))
+            continue
+        if recorded.op == "get_attr":
+            known[recorded.name] = getattr(program.graph_module, recorded.target)
+            continue
+        arguments = torch.fx.node.map_arg(recorded.args, lambda n: known[n.name])
+        keywords = torch.fx.node.map_arg(recorded.kwargs, lambda n: known[n.name])
+        if recorded.op == "output":
+            result = arguments[0][0]
+            continue
+        reader.name = _place(recorded)
+        if recorded.target is operator.getitem:
+            known[recorded.name] = arguments[0][arguments[1]]
+            continue
+        if not _depends((*arguments, *keywords.values())):
+            with torch.no_grad():
+                known[recorded.name] = recorded.target(*arguments, **keywords)
+            continue
+        reader.target = _target(recorded, reader)
+        word = _word(recorded.target)
+        if word not in HANDLERS:
+            raise reader.refuse(f"the operation '{word}' has no bounds here")
+        known[recorded.name] = HANDLERS[word](reader, list(arguments), dict(keywords))
+    return _checked(model, x, reader, result)
+
+
+class _Function(nn.Module):
+    """A plain callable as a module."""
+
+    def __init__(self, function: Model) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.function(z)
+
+
+def _record(model: Model, examples: Tensor) -> Any:
+    module = model if isinstance(model, nn.Module) else _Function(model)
+    chatter = logging.getLogger("torch")
+    level = chatter.level
+    try:
+        chatter.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(module, (examples,))
+    except Exception as error:  # torch.export raises errors of many kinds for what it cannot record
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnsupportedLayerError(
+            f"the model's operations cannot be recorded by torch.export ({type(error).__name__}: {first}); a certificate "
+            "needs a forward without branches on values. Run without a certificate (--certificate none) to attack it"
+        ) from error
+    finally:
+        chatter.setLevel(level)
+
+
+def _constants(program: Any) -> dict[str, Any]:
+    signature = program.graph_signature
+    held = {**program.state_dict, **program.constants}
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    return {placeholder: held[target] for placeholder, target in names.items()}
+
+
+def _place(recorded: Any) -> str:
+    stack = list((recorded.meta.get("nn_module_stack") or {}).values())
+    where, kind = "", ""
+    if stack:
+        path, cls = stack[-1][0], stack[-1][1]
+        path = str(path).removeprefix("L['self'].").removeprefix("L['self']")
+        where, kind = path, str(cls).rsplit(".", 1)[-1].rstrip("'>")
+    return f"{_word(recorded.target)} ({recorded.name}" + (
+        f", in layer {where or 'the model'}, {kind})" if kind else ")"
+    )
+
+
+def _word(target: Any) -> str:
+    name = getattr(target, "_schema", None)
+    text = str(target) if name is None else str(name.name)
+    return text.removeprefix("aten::").removeprefix("aten.")
+
+
+def _depends(values: Any) -> bool:
+    if isinstance(values, Ref):
+        return True
+    return isinstance(values, (list, tuple)) and any(_depends(value) for value in values)
+
+
+def _target(recorded: Any, reader: Reader) -> Any:
+    value = recorded.meta.get("val")
+    if isinstance(value, (list, tuple)):
+        return [tuple(part.shape[1:]) for part in value]
+    if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != _BATCH:
+        raise reader.refuse("its value is not one entry a sample (an operation across the batch dimension?)")
+    return tuple(value.shape[1:])
+
+
+def _checked(model: Model, x: Tensor, reader: Reader, result: Any) -> Graph:
+    if not isinstance(result, Ref):
+        raise UnsupportedLayerError("the model's output does not depend on its input, so there is nothing to bound")
+    shape = reader.shape(result)
+    if len(shape) != 1:
+        raise UnsupportedLayerError(f"the network ends in features of shape {shape}, not in one row of logits")
+    graph = _pruned(reader.nodes, result.index)
+    with torch.no_grad():
+        there, here = model(x), graph.logits(x.to(device=reader.device, dtype=reader.dtype))
+    single = there.dtype != torch.float64 or reader.dtype != torch.float64
+    gap, allowed = float((there.to(here) - here).abs().max()), (1e-3 if single else 1e-8)
+    if not gap <= allowed * (1 + float(here.abs().max())):
+        raise UnsupportedLayerError(f"the operations read do not reproduce the model's logits (off by {gap:.2e})")
+    return graph
+
+
+def _pruned(nodes: list[Node], output: int) -> Graph:
+    """Only what the logits depend on, in the same order."""
+    needed = {output}
+    for index in range(output, -1, -1):
+        if index in needed:
+            needed.update(nodes[index].parents)
+    kept = sorted(needed | {0})
+    place = {old: new for new, old in enumerate(kept)}
+    return Graph(
+        tuple(
+            Node(
+                name=nodes[old].name,
+                operation=nodes[old].operation,
+                parents=tuple(place[p] for p in nodes[old].parents),
+                shape=nodes[old].shape,
+            )
+            for old in kept
+        )
+    )

@@ -1,0 +1,158 @@
+"""Linear enclosures of the operations that are not affine, and rows of coefficients pulled through them.
+
+A row `<a, v>` with v the operation's value is bounded from below by rows on its arguments and a constant. `error`
+bounds how far rounding can move an argument; it is charged to the constant (see `rounding`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from wassertight.certificates.propagation.activations import Activation, Enclosure, Hinge
+from wassertight.certificates.propagation.operations import Maximum, Product
+
+
+class Relaxation(Protocol):
+    """Holds tensors (n, 1 or m, *shape): one enclosure a sample, or one a row."""
+
+    def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Rows (n, m, *value) to rows on every argument, and the constant (n, m) of the lower bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elementwise:
+    """`lower_slope * z + lower_shift <= f(z) <= upper_slope * z + upper_shift`.
+
+    Attributes:
+        lines: the enclosure, rounding of the argument included.
+        error: that rounding.
+        free: units whose lower line may have any slope between the hinge's two, or None.
+        hinge: those two slopes.
+    """
+
+    lines: Enclosure
+    error: Tensor
+    free: Tensor | None = None
+    hinge: tuple[float, float] = (0.0, 1.0)
+
+    @classmethod
+    def of(cls, activation: Activation, low: Tensor, high: Tensor, error: Tensor) -> Elementwise:
+        """From bounds (n, *shape) of the argument."""
+        low, high, error = (low - error)[:, None], (high + error)[:, None], error[:, None]
+        lines = activation.enclose(low, high)
+        free, hinge = None, (0.0, 1.0)
+        if steerable(activation):
+            free = activation.bend(low, high)
+            hinge = (float(activation.left), float(activation.right))  # type: ignore[attr-defined]
+        charged = Enclosure(
+            lower_slope=lines.lower_slope,
+            lower_shift=lines.lower_shift - lines.lower_slope.abs() * error,
+            upper_slope=lines.upper_slope,
+            upper_shift=lines.upper_shift + lines.upper_slope.abs() * error,
+        )
+        return cls(lines=charged, error=error, free=free, hinge=hinge)
+
+    def steered(self, choice: Tensor) -> Elementwise:
+        """The same with lower slopes at `choice` in [0, 1] between the hinge's, (n, m, *shape), where they are free."""
+        assert self.free is not None
+        left, right = self.hinge
+        slope = torch.where(self.free, left + (right - left) * choice, self.lines.lower_slope)
+        lines = Enclosure(
+            lower_slope=slope,
+            lower_shift=-slope.abs() * self.error,
+            upper_slope=self.lines.upper_slope,
+            upper_shift=self.lines.upper_shift,
+        )
+        return replace(self, lines=lines)
+
+    def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
+        lines = self.lines
+        below = a.clamp_max(0)
+        constant = dot(a, lines.lower_shift) + dot(below, lines.upper_shift - lines.lower_shift)
+        return [torch.addcmul(a * lines.lower_slope, below, lines.upper_slope - lines.lower_slope)], constant
+
+
+def steerable(operation: object) -> bool:
+    """Whether an operation is a convex hinge (ReLU, leaky ReLU) with plain numbers for slopes."""
+    return (
+        isinstance(operation, Hinge)
+        and isinstance(operation.left, float)
+        and isinstance(operation.right, float)
+        and operation.left <= operation.right
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bilinear:
+    """`|x y - (c_x y + x c_y - c_x c_y)| <= slack`, for numbers or matrices."""
+
+    operation: Product
+    left: Tensor
+    right: Tensor
+    slack: Tensor
+
+    @classmethod
+    def of(cls, operation: Product, bounds: list[tuple[Tensor, Tensor, Tensor]]) -> Bilinear:
+        """From low, high and rounding error (n, *shape) of both factors."""
+        (cx, wx, ex), (cy, wy, ey) = (((low + high) / 2, (high - low) / 2 + e, e) for low, high, e in bounds)
+        slack = operation.of(wx, wy) + operation.of(ex, cy.abs()) + operation.of(cx.abs(), ey)
+        return cls(operation=operation, left=cx[:, None], right=cy[:, None], slack=slack[:, None])
+
+    def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
+        constant = -dot(a, self.operation.of(self.left, self.right)) - dot(a.abs(), self.slack)
+        return [self.operation.pull_left(a, self.right), self.operation.pull_right(a, self.left)], constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Largest:
+    """A maximum over the last axis: from below its most promising entry, from above a plane or a constant.
+
+    With m the largest lower bound, `max z <= m + sum over k of (z_k - m)_+`, every summand below its chord; where the
+    constant `max high` is smaller at the middle of the box, that is used.
+    """
+
+    pick: Tensor
+    slope: Tensor
+    shift: Tensor
+    error: Tensor
+
+    @classmethod
+    def of(cls, operation: Maximum, low: Tensor, high: Tensor, error: Tensor) -> Largest:
+        """From bounds (n, *shape, entries) of the argument."""
+        low, high = operation.present(low - error), operation.present(high + error)
+        floor, best = low.max(-1)
+        pick = torch.nn.functional.one_hot(best, low.shape[-1]).to(low.dtype)
+        reach = high > floor[..., None]
+        width = (high - low).clamp_min(torch.finfo(low.dtype).tiny)
+        chord = torch.where(reach & ~(pick > 0), (high - floor[..., None]) / width, pick)
+        chord = torch.where(torch.isfinite(chord), chord, 0.0)
+        safe_low = torch.where(torch.isfinite(low), low, 0.0)
+        # z_k - m <= chord_k (z_k - low_k) for the others; the picked entry itself has z - m with m = its lower bound
+        constant = floor - (chord * safe_low).sum(-1)
+        safe_high = torch.where(torch.isfinite(high), high, 0.0)
+        middle = (chord * (safe_low + safe_high) / 2).sum(-1) + constant
+        top = high.amax(-1)
+        flat = (top < middle)[..., None]
+        slope = torch.where(flat, 0.0, chord)
+        shift = torch.where(flat[..., 0], top, constant)
+        charge = torch.where(torch.isfinite(error), error, 0.0)
+        return cls(pick=pick[:, None], slope=slope[:, None], shift=shift[:, None], error=charge[:, None])
+
+    def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
+        below = a.clamp_max(0)
+        above = a - below
+        constant = dot(below, self.shift + (self.slope * self.error).sum(-1))
+        constant = constant - dot(above, (self.pick * self.error).sum(-1))
+        return [above[..., None] * self.pick + below[..., None] * self.slope], constant
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of rows (n, m, *shape) with (n, 1 or m, *shape): (n, m)."""
+    a, b = a.flatten(2), b.flatten(2)
+    if b.shape[1] == 1:
+        return (a @ b.transpose(1, 2)).squeeze(2)
+    return torch.einsum("nmk,nmk->nm", a, b)

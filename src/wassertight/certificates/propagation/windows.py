@@ -1,0 +1,216 @@
+"""Backward linear bounds of feature maps with coefficients kept on receptive fields, one window a unit.
+
+The coefficients of unit (c, i, j) with respect to an earlier map are zero outside a window whose size, stride and
+padding compose from layer to layer; where paths meet, the smaller window is embedded in the larger. Only units that
+are asked for are pulled back, over all samples in one list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wassertight.certificates.propagation.activations import Activation
+from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.operations import Add, Convolution
+from wassertight.certificates.propagation.operations import Elementwise as Scaling
+from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
+from wassertight.geometry import conjugate
+
+_MEMORY = 4 * 10**6
+"""Coefficients of one map held at once."""
+_SHARE = 0.7
+"""Largest share of the input a receptive field may cover for windows to pay."""
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """A window begins at `position * stride - padding` and has `size` rows and columns."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    def through(self, op: Convolution) -> _Geometry:
+        return _Geometry(
+            tuple(
+                (self.size[k] - 1) * op.stride[k] + op.dilation[k] * (op.weight.shape[2 + k] - 1) + 1 for k in (0, 1)
+            ),  # type: ignore[arg-type]
+            tuple(self.stride[k] * op.stride[k] for k in (0, 1)),  # type: ignore[arg-type]
+            tuple(self.padding[k] * op.stride[k] + op.padding[k] for k in (0, 1)),  # type: ignore[arg-type]
+        )
+
+    def joined(self, other: _Geometry) -> _Geometry:
+        before = tuple(max(self.padding[k], other.padding[k]) for k in (0, 1))
+        after = tuple(max(self.size[k] - self.padding[k], other.size[k] - other.padding[k]) for k in (0, 1))
+        return _Geometry((before[0] + after[0], before[1] + after[1]), self.stride, before)  # type: ignore[arg-type]
+
+
+def windows_pay(graph: Graph, start: int) -> bool:
+    """Whether everything below a node is convolutional, and its units see a small part of the input."""
+    fields = _fields(graph, start)
+    if fields is None:
+        return False
+    field = fields[0]
+    return field.size[0] * field.size[1] <= _SHARE * graph.source[1] * graph.source[2]
+
+
+def _fields(graph: Graph, start: int) -> dict[int, _Geometry] | None:
+    """The window of a unit of `start` on every map below, or None where windows cannot be followed."""
+    found = {start: _Geometry((1, 1), (1, 1), (0, 0))}
+    if len(graph.nodes[start].shape) != 3:
+        return None
+    for index in range(start, 0, -1):
+        if index not in found:
+            continue
+        node = graph.nodes[index]
+        if not isinstance(node.operation, (Convolution, Scaling, Add, Activation)) or len(node.shape) != 3:
+            return None
+        here = found[index]
+        for parent in node.parents:
+            there = here.through(node.operation) if isinstance(node.operation, Convolution) else here
+            if parent in found and found[parent].stride != there.stride:
+                return None
+            found[parent] = found[parent].joined(there) if parent in found else there
+    return found if 0 in found and len(graph.source) == 3 else None
+
+
+def window_bounds(
+    graph: Graph, start: int, wanted: Tensor, region: Region, relaxations: Mapping[int, Relaxation]
+) -> tuple[Tensor, Tensor]:
+    """Proved bounds, below and above, of the wanted units (n, *shape) of a node, in the order of `wanted.nonzero()`."""
+    fields = _fields(graph, start)
+    assert fields is not None
+    units = wanted.nonzero()
+    widest = max(math.prod(field.size) * graph.nodes[index].shape[0] for index, field in fields.items())
+    parts = [
+        _Pull(graph, start, part, region, relaxations, fields).bounds()
+        for part in torch.split(units, max(1, _MEMORY // widest))
+    ]
+    lower, upper = torch.cat(parts, 1)
+    return lower, -upper
+
+
+class _Pull:
+    """Rows (2, units, channels, height, width): for the unit itself, and for its negative."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        start: int,
+        units: Tensor,
+        region: Region,
+        relaxations: Mapping[int, Relaxation],
+        fields: Mapping[int, _Geometry],
+    ) -> None:
+        self.graph, self.start, self.region, self.relaxations = graph, start, region, relaxations
+        self.fields, (self.sample, self.channel, self.row, self.column) = fields, units.T
+        self.constant = region.x.new_zeros(2, len(units))
+
+    def bounds(self) -> Tensor:
+        """(2, units): lower bounds of both rows."""
+        rows: dict[int, Tensor] = {self.start: self._first()}
+        for index in range(self.start, 0, -1):
+            if index not in rows:
+                continue
+            a, node = rows.pop(index), self.graph.nodes[index]
+            operation, here = node.operation, self.fields[index]
+            if isinstance(operation, Convolution):
+                a = self._convolve(a, operation, index)
+            elif isinstance(operation, Scaling):
+                self.constant = self.constant + (a * self._gather(operation.shift[None], here, one=True)).flatten(
+                    2
+                ).sum(2)
+                a = a * self._gather(operation.scale[None], here, one=True)
+            elif isinstance(operation, Activation):
+                a = self._relax(a, index)
+            for parent in node.parents:
+                place = here.through(operation) if isinstance(operation, Convolution) else here
+                part = _embedded(a, place, self.fields[parent])
+                rows[parent] = rows[parent] + part if parent in rows else part
+        return self.constant + self._minimum(rows[0])
+
+    def _first(self) -> Tensor:
+        channels = self.graph.nodes[self.start].shape[0]
+        a = torch.nn.functional.one_hot(self.channel, channels).to(self.region.x.dtype)[:, :, None, None]
+        return torch.stack((a, -a))
+
+    def _convolve(self, a: Tensor, op: Convolution, index: int) -> Tensor:
+        here = self.fields[index]
+        if index == self.start and op.groups == 1:
+            a = op.weight[self.channel]
+            shift = op.bias[self.channel]
+            self.constant = self.constant + torch.stack((shift, -shift))
+            return torch.stack((a, -a))
+        if any(here.padding):
+            a = a * self._inside(here, op.target)
+        self.constant = self.constant + a.sum((3, 4)) @ op.bias
+        flat = functional.conv_transpose2d(a.flatten(0, 1), op.weight, None, op.stride, 0, 0, op.groups, op.dilation)
+        return flat.view(2, -1, *flat.shape[1:])
+
+    def _relax(self, a: Tensor, index: int) -> Tensor:
+        relaxation = self.relaxations[index]
+        assert isinstance(relaxation, Elementwise)
+        here, lines = self.fields[index], relaxation.lines
+        slope, shift, slope_gap, shift_gap = (
+            self._gather(v[:, 0], here)
+            for v in (
+                lines.lower_slope,
+                lines.lower_shift,
+                lines.upper_slope - lines.lower_slope,
+                lines.upper_shift - lines.lower_shift,
+            )
+        )
+        below = a.clamp_max(0)
+        self.constant = self.constant + torch.einsum("rkchw,kchw->rk", a, shift)
+        self.constant = self.constant + torch.einsum("rkchw,kchw->rk", below, shift_gap)
+        return torch.addcmul(a * slope, below, slope_gap)
+
+    def _gather(self, v: Tensor, field: _Geometry, *, one: bool = False) -> Tensor:
+        """Every unit's window of a map (n, channels, H, W), zero outside: (units, channels, *size)."""
+        _, height, width = self.graph.nodes[self.start].shape
+        ends = [
+            max(0, (count - 1) * field.stride[k] - field.padding[k] + field.size[k] - v.shape[2 + k])
+            for k, count in ((0, height), (1, width))
+        ]
+        padded = functional.pad(v, (field.padding[1], ends[1], field.padding[0], ends[0]))
+        view = padded.unfold(2, field.size[0], field.stride[0]).unfold(3, field.size[1], field.stride[1])
+        sample = torch.zeros_like(self.sample) if one else self.sample
+        found: Tensor = view.permute(0, 2, 3, 1, 4, 5)[sample, self.row, self.column]
+        return found
+
+    def _inside(self, field: _Geometry, shape: tuple[int, ...]) -> Tensor:
+        """1 where a window's entry lies on the map: (units, 1, *size)."""
+        masks = []
+        for k, place in ((0, self.row), (1, self.column)):
+            at = (place * field.stride[k] - field.padding[k])[:, None] + torch.arange(
+                field.size[k], device=place.device
+            )
+            masks.append(((at >= 0) & (at < shape[1 + k])).to(self.constant.dtype))
+        return (masks[0][:, :, None] * masks[1][:, None, :])[:, None]
+
+    def _minimum(self, a: Tensor) -> Tensor:
+        region, field = self.region, self.fields[0]
+        low, high = self._gather(region.low, field), self._gather(region.high, field)
+        below = a.clamp_max(0)
+        box = torch.einsum("rkchw,kchw->rk", a, low) + torch.einsum("rkchw,kchw->rk", below, high - low)
+        if math.isinf(region.r):
+            return box
+        a = a * self._inside(field, self.graph.source)
+        size = torch.linalg.vector_norm(a.flatten(2), ord=conjugate(region.r), dim=2)
+        centre = torch.einsum("rkchw,kchw->rk", a, self._gather(region.x, field))
+        return torch.maximum(box, centre - region.t[self.sample] * size)
+
+
+def _embedded(a: Tensor, small: _Geometry, large: _Geometry) -> Tensor:
+    if small == large:
+        return a
+    before = [large.padding[k] - small.padding[k] for k in (0, 1)]
+    after = [large.size[k] - before[k] - small.size[k] for k in (0, 1)]
+    return functional.pad(a, (before[1], after[1], before[0], after[0]))
