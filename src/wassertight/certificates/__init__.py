@@ -1,6 +1,22 @@
 """Certificates: proved lower bounds on worst-case accuracy."""
 
-from wassertight.certificates.base import Certificate, CertificateMethod
-from wassertight.certificates.propagation import IntervalPropagation, LinearPropagation
+from wassertight.certificates.base import Certificate, CertificateMethod, Proved, Task
+from wassertight.certificates.propagation import (
+    Auto,
+    BranchAndBound,
+    CrownIBP,
+    IntervalPropagation,
+    LinearPropagation,
+)
 
-__all__ = ["Certificate", "CertificateMethod", "IntervalPropagation", "LinearPropagation"]
+__all__ = [
+    "Auto",
+    "BranchAndBound",
+    "Certificate",
+    "CertificateMethod",
+    "CrownIBP",
+    "IntervalPropagation",
+    "LinearPropagation",
+    "Proved",
+    "Task",
+]

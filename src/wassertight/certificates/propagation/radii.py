@@ -1,180 +1,55 @@
-"""The largest certified radius of every sample, by batched bracketing on a verified margin."""
+"""The largest radius of every sample at which bounds of the margin stay positive, by batched bracketing."""
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from wassertight.certificates.base import Certificate
+from wassertight.certificates.base import Task
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.geometry import norm
-from wassertight.inputs import check_inputs, check_weights
-from wassertight.queries import ModelQueries
-from wassertight.threats import ThreatModel
-from wassertight.transport import FlipDistances
-from wassertight.types import Bounds, InputError, Model, Passes, Progress, Status
+from wassertight.types import Bounds
 
-_PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 _SMALL = 1024
 """Networks with at most this many hidden units are bounded in float64 when the precision is "auto"."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearPropagation:
-    """Certified radii by backward linear bound propagation (CROWN, 1811.00866) in l_1, l_2 or l_inf balls cut by the box.
+class Reading:
+    """A model read once, in the dtype of the bounds."""
 
-    For feed-forward ReLU networks of Linear, Conv2d, Flatten, BatchNorm (eval), average pooling and input
-    normalisation. The radius of a sample is the largest one that was verified, found by batched bracketing to a
-    relative `tolerance`; on a network without ReLU it is exact.
+    graph: Graph
+    dtype: torch.dtype
+    rounding: Rounding
+    model_dtype: torch.dtype
 
-    Args:
-        tolerance: relative width at which the bracket of a radius is closed.
-        steps: propagations a sample at most.
-        precision: "float64"; "float32" (two to three times faster, with a four times larger allowance for rounding);
-            or "auto": float64 for networks of at most 1,024 hidden units and for float64 models, else float32.
+    @classmethod
+    def of(cls, task: Task, precision: str) -> Reading:
+        sample = task.x[:2]
+        graph = read_graph(task.model, sample, dtype=torch.float64, device=sample.device)
+        dtype = _dtype(precision, graph, task.dtype)
+        if dtype != torch.float64:
+            graph = read_graph(task.model, sample, dtype=dtype, device=sample.device)
+        return cls(graph=graph, dtype=dtype, rounding=Rounding.between(task.dtype, dtype), model_dtype=task.dtype)
 
-    Raises:
-        UnsupportedLayerError: names the first layer that cannot be bounded.
-
-    >>> from wassertight.threats import PointwiseBall
-    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    >>> _ = model[0].load_state_dict({"weight": torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), "bias": torch.zeros(2)})
-    >>> ball = PointwiseBall(radius=0.2, r=2.0, bounds=(-1.0, 1.0))
-    >>> found = LinearPropagation()(model, torch.tensor([[0.25, 0.5]]), torch.tensor([0]), ball)
-    >>> round(float(found.radii.values[0]), 4), found.accuracy
-    (0.25, 1.0)
-    """
-
-    name: ClassVar[str] = "crown"
-
-    tolerance: float = 1e-3
-    steps: int = 14
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
-
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        batch_size: int | None = None,
-        weights: Tensor | None = None,
-        upper: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Certificate:
-        """Certify the empirical law of exactly these samples."""
-        return _certify(self, model, x, y, threat, "crown", batch_size, weights, upper, progress)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntervalPropagation:
-    """Certified radii by interval bound propagation (1810.12715): cheap, and tight only for networks trained for it.
-
-    Args:
-        tolerance, steps, precision: as for LinearPropagation.
-    """
-
-    name: ClassVar[str] = "interval"
-
-    tolerance: float = 1e-3
-    steps: int = 20
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
-
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        batch_size: int | None = None,
-        weights: Tensor | None = None,
-        upper: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Certificate:
-        """Certify the empirical law of exactly these samples."""
-        return _certify(self, model, x, y, threat, "interval", batch_size, weights, upper, progress)
-
-
-def _check(tolerance: float, steps: int, precision: str) -> None:
-    if not 0 < tolerance < 1 or steps < 1 or precision not in ("auto", *_PRECISIONS):
-        raise InputError(
-            f"tolerance must be in (0, 1), steps >= 1 and precision one of auto, {', '.join(_PRECISIONS)}; "
-            f"got {tolerance}, {steps}, {precision!r}"
+    def assumptions(self) -> tuple[str, ...]:
+        own, model = (str(d).removeprefix("torch.") for d in (self.dtype, self.model_dtype))
+        return (
+            f"bounds computed in {own}; rounding of the model in {model} and of the bounds is covered for sums in any "
+            "order and elementary functions to 8 units in the last place (no TF32, no Winograd convolutions)",
+            "labels do not move; the network is the deterministic eval-mode network that was read and checked on data",
         )
 
 
-def _certify(
-    method: LinearPropagation | IntervalPropagation,
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    kind: str,
-    batch_size: int | None,
-    weights: Tensor | None,
-    upper: Tensor | None,
-    progress: Progress | None,
-) -> Certificate:
-    begun = time.perf_counter()
-    x, y = check_inputs(x, y, threat.bounds)
-    mass = check_weights(weights, len(x)).to(x.device)
-    size = batch_size or 64
-    with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
-        clean = queries.clean_logits(x, y)
-        device = queries.device or x.device
-        graph = read_graph(model, x[:2].to(device), dtype=torch.float64, device=device)
-        dtype = _dtype(method.precision, graph, clean.dtype)
-        if dtype != torch.float64:
-            graph = read_graph(model, x[:2].to(device), dtype=dtype, device=device)
-        rounding = Rounding.between(clean.dtype, dtype)
-        propagation = Propagation(graph, threat.r, method=kind, rounding=rounding)
-        radii = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        right = (clean.argmax(1) == y).nonzero().squeeze(1)
-        search = _Search(propagation, threat.bounds, method.tolerance, method.steps)
-        for begin in range(0, len(right), size):
-            rows = right[begin : begin + size]
-            start = None if upper is None else upper[rows].to(device=device, dtype=dtype)
-            radii[rows] = search.run(x[rows].to(device=device, dtype=dtype), y[rows].to(device), start).to(radii)
-            if progress is not None:
-                progress(min(begin + size, len(right)), len(right))
-    found = FlipDistances.certified(radii, mass, closed=True)
-    return Certificate(
-        method=method.name,
-        threat=threat,
-        accuracy=found.accuracy(threat.p, threat.radius),
-        radii=found,
-        assumptions=(
-            f"bounds computed in {str(dtype).removeprefix('torch.')}; rounding of the model in "
-            f"{str(clean.dtype).removeprefix('torch.')} and of the bounds is covered for sums in any order and elementary "
-            "functions to 8 units in the last place (no TF32, no Winograd convolutions)",
-            "labels do not move; the network is the deterministic eval-mode network that was read and checked on data",
-        ),
-        status=Status.COMPLETE,
-        steps=search.rounds,
-        converged=search.converged,
-        passes=Passes(forward=search.propagations, backward=search.propagations if kind != "interval" else 0),
-        seconds=time.perf_counter() - begun,
-    )
-
-
-class _Search:
+class RadiusSearch:
     """Bracketing of the largest t whose verified margin is positive; keeps the verified end."""
 
     def __init__(self, propagation: Propagation, bounds: Bounds, tolerance: float, steps: int) -> None:
@@ -256,6 +131,6 @@ class _Search:
 def _dtype(precision: str, graph: Graph, model: torch.dtype) -> torch.dtype:
     """Float64 for small networks and float64 models, float32 else, unless the caller chose."""
     if precision != "auto":
-        return _PRECISIONS[precision]
+        return PRECISIONS[precision]
     units = sum(math.prod(graph.nodes[index].shape) for index in graph.bent)
     return torch.float32 if units > _SMALL and model != torch.float64 else torch.float64
