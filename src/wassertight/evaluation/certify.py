@@ -20,6 +20,7 @@ from wassertight.types import UnsupportedLayerError
 
 
 def certify_units(plan: Plan, store: Store, watch: Watch, attack: Side) -> Side:
+    """Radii of every sample, with the attack's distances as upper ends of the search."""
     known = uppers(plan, attack)
 
     def work(unit: Unit, step: Callable[[int, int], None]) -> Outcome:
@@ -78,6 +79,7 @@ def probe(plan: Plan, store: Store) -> None:
 
 
 def no_certificate(plan: Plan, error: UnsupportedLayerError) -> Flag:
+    """Says that the certified side is missing, and why."""
     return Flag(
         name="no-certificate",
         message=f"{plan.certificate_name} cannot read the model, so nothing is certified: {error}",

@@ -16,6 +16,7 @@ def carry_out(
     units: list[Unit],
     work: Callable[[Unit, Callable[[int, int], None]], Outcome],
 ) -> Side:
+    """Do the units that are not stored yet; outcomes by stage, in sample order."""
     total = len(plan.x)
     outcomes: dict[str, list[Outcome]] = {}
     for unit in units:
