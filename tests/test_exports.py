@@ -17,7 +17,10 @@ PUBLIC = {
         "BisectedAPGD", "DeepFool", "ExpectedLoss", "Found", "LossResult", "MinimumNorm", "Problem", "Square", "Support",
         "WDAPlusPlus", "compare_supports", "conclude",
     ],
-    "wassertight.certificates": ["Certificate", "CertificateMethod", "IntervalPropagation", "LinearPropagation"],
+    "wassertight.certificates": [
+        "AccuracyCurve", "Bracket", "Certificate", "CertificateMethod", "Gap", "IntervalPropagation", "LinearPropagation",
+        "Population", "accuracy_curves", "area_under",
+    ],
     "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [
         "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
