@@ -58,7 +58,8 @@ def write_page(record: Record, path: str | Path) -> Path:
 
 _CAPTION = (
     "Solid: accuracy an attack reaches (upper bound on the worst case). Dashed: accuracy that is proved (lower bound). "
-    "The worst case lies in the shaded band. Circles: the radii asked for. Dotted: clean accuracy."
+    "The worst case lies in the shaded band. Circles: the radii asked for. Arrow: width of the band. Dotted: "
+    "clean accuracy."
 )
 
 

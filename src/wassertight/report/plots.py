@@ -180,7 +180,9 @@ def _legend(record: Record) -> list[Any]:
         text = "certified: proved" + ("" if attacked else ", the worst case is no lower")
         handles.append(Line2D([], [], color="0.2", linewidth=1.4, linestyle=(0, (4, 2)), label=text))
     if any(result.radius for result in record.results):
-        handles.append(Line2D([], [], color="0.2", marker="o", linestyle="", markersize=4.2, label="radii asked for"))
+        face = "0.2" if attacked else "white"
+        dot: Any = {"marker": "o", "linestyle": "", "markersize": 4.2, "markerfacecolor": face}
+        handles.append(Line2D([], [], color="0.2", label="radii asked for", **dot))
     return handles
 
 
