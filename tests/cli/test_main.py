@@ -266,6 +266,9 @@ def test_unsupported_layer_gives_two_and_names_it(capsys: pytest.CaptureFixture[
     arguments = ["evaluate", "-m", "gelu_net:build", "-d", write_npz(Path("good.npz")), "-t", "W1-L2@0.1", "-q"]
     assert run(arguments) == 2
     assert "GELU" in capsys.readouterr().err
+    record = run_json([*arguments, "--certificate", "none"], capsys)
+    assert record["results"][0]["certified"] is None
+    assert record["brackets"] == []
 
 
 def test_other_configuration_gives_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,12 @@ AttackName: TypeAlias = Annotated[
 ]
 CertificateName: TypeAlias = Annotated[
     str,
-    typer.Option("--certificate", "-c", help="A name from 'wassertight list methods'.", rich_help_panel=_METHODS),
+    typer.Option(
+        "--certificate",
+        "-c",
+        help="A name from 'wassertight list methods', or none: attack only.",
+        rich_help_panel=_METHODS,
+    ),
 ]
 Settings: TypeAlias = Annotated[
     list[str] | None,

@@ -71,7 +71,7 @@ def carry_out(order: Order) -> int:
             device=order.device,
             seed=order.seed,
             attack=order.attack,
-            certificate=order.certificate,
+            certificate=None if order.certificate == "none" else order.certificate,
             bounds=bounds,
             attack_options=attack_options,
             certificate_options=certificate_options,
