@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wassertight.certificates.propagation.layout import channels_last
 from wassertight.certificates.propagation.operations import Add, Dense, Elementwise, Rearrangement, Shape
 from wassertight.certificates.propagation.reading import Handler, Reader, Ref
 
@@ -17,9 +18,8 @@ from wassertight.certificates.propagation.reading import Handler, Reader, Ref
 def scaled(reader: Reader, ref: Ref, scale: Any, shift: Any = 0.0) -> Ref:
     """scale * z + shift with constants that broadcast to the value's shape."""
     shape = reader.shape(ref)
-    operation = Elementwise(
-        scale=reader.features(scale, shape), shift=reader.features(shift, shape), source=shape, target=shape
-    )
+    constants = (channels_last(reader.features(value, shape)[None])[0] for value in (scale, shift))
+    operation = Elementwise(scale=next(constants), shift=next(constants), source=shape, target=shape)
     return reader.add(operation, (ref,), shape)
 
 

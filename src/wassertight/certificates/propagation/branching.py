@@ -131,7 +131,7 @@ class Search:
 
     def _verify(self, t: float, deadline: float) -> bool:
         """Whether every leaf is proved at radius t before the deadline; splits leaves on the way."""
-        region = Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box)
+        region = self.propagation.enter(Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box))
         root = self.propagation.bounds(region)
         open_rows = (self.leaves.reached < t).nonzero().squeeze(1)
         for rows in torch.split(open_rows, 2 * self.effort.batch) if len(open_rows) else ():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
-from wassertight.certificates.propagation.operations import Add, Affine, Maximum, Product, Shape
+from wassertight.certificates.propagation.operations import Add, Affine, Elementwise, Maximum, Product, Shape
 
 Operation = Affine | Activation | Add | Product | Maximum
 
@@ -80,6 +80,27 @@ class Graph:
     def logits(self, z: Tensor) -> Tensor:
         """The network as read, (n, classes)."""
         return self.values(z)[-1]
+
+
+def split_entry(graph: Graph) -> tuple[tuple[Elementwise, ...], Graph]:
+    """Scalings that everything else sees the input through (input normalisation), and the graph behind them."""
+    scalings: list[Elementwise] = []
+    nodes = list(graph.nodes)
+    while len(nodes) > 2:
+        operation = nodes[1].operation
+        if not isinstance(operation, Elementwise) or sum(0 in node.parents for node in nodes) > 1:
+            break
+        scalings.append(operation)
+        rest = nodes[1:]
+        nodes = [
+            replace(
+                node,
+                parents=tuple(p - 1 for p in node.parents) if k else (),
+                operation=node.operation if k else None,
+            )
+            for k, node in enumerate(rest)
+        ]
+    return tuple(scalings), Graph(tuple(nodes))
 
 
 def _value(operation: Operation | None, arguments: list[Tensor]) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wassertight.certificates.propagation.layout import channels_last, flat_maps
+
 Shape = tuple[int, ...]
 
 
@@ -120,7 +122,14 @@ class Convolution:
             for k in (0, 1)
         ]
         back = functional.conv_transpose2d(
-            a, self.weight, None, self.stride, self.padding, (extra[0], extra[1]), self.groups, self.dilation
+            channels_last(a),
+            self.weight,
+            None,
+            self.stride,
+            self.padding,
+            (extra[0], extra[1]),
+            self.groups,
+            self.dilation,
         )
         return back, a.sum((2, 3)) @ self.bias
 
@@ -148,7 +157,7 @@ class Elementwise:
         return self.scale.abs() * magnitude + self.shift.abs()
 
     def pull(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        return a * self.scale, (a * self.shift).flatten(1).sum(1)
+        return a * self.scale, (flat_maps(a) @ flat_maps(self.shift[None]).T).squeeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)

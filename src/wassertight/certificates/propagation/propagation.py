@@ -18,7 +18,8 @@ from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.backward import MEMORY, lower_bounds
-from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.graph import Graph, split_entry
+from wassertight.certificates.propagation.layout import flat_maps, flat_rows
 from wassertight.certificates.propagation.operations import (
     Add,
     Affine,
@@ -67,17 +68,33 @@ class Propagation:
     """
 
     def __init__(self, graph: Graph, r: float, *, method: str = "crown", rounding: Rounding, inner: int = 0) -> None:
-        self.graph, self.r, self.method, self.rounding, self.inner = graph, r, method, rounding, inner
+        self.r, self.method, self.rounding, self.inner = r, method, rounding, inner
+        self.entry, self.graph = split_entry(graph) if math.isinf(r) else ((), graph)
+        self.affine = len(graph.nodes) - 1 in graph.straight
+        graph = self.graph
         self._norms: dict[int, Tensor] = {}
         self._plain = _plain(graph)
         self._settled = _settled(graph)
 
-    def margins(self, region: Region, y: Tensor) -> Tensor:
+    def margins(self, region: Region, y: Tensor, *, method: str | None = None) -> Tensor:
         """Proved lower bound of the smallest `z_y - z_j`, j != y, as the model computes it; one number a sample."""
-        bounds = self.bounds(region)
-        return self.final(region, bounds, specification(y, self.graph.classes, region.x.dtype)).amin(1)
+        method = method or self.method
+        region = self.enter(region)
+        bounds = self.bounds(region, method)
+        return self.final(region, bounds, specification(y, self.graph.classes, region.x.dtype), method).amin(1)
 
-    def final(self, region: Region, bounds: Bounds, spec: Tensor) -> Tensor:
+    def enter(self, region: Region) -> Region:
+        """The box behind the elementwise scalings at the input, which the graph of the propagation leaves out."""
+        for operation in self.entry:
+            error = self.rounding.affine(operation, region.low, region.high, torch.zeros_like(region.low))
+            ends = operation.apply(region.low), operation.apply(region.high)
+            region = Region(
+                x=operation.apply(region.x), t=region.t, r=region.r,
+                low=torch.minimum(*ends) - error, high=torch.maximum(*ends) + error,
+            )  # fmt: skip
+        return region
+
+    def final(self, region: Region, bounds: Bounds, spec: Tensor, method: str | None = None) -> Tensor:
         """Proved lower bounds of the logits' forms spec (n, m, classes), rounding of the logits included; (n, m)."""
         last = len(self.graph.nodes) - 1
         allowance = spec.abs() @ bounds.error[last][:, :, None]
@@ -90,19 +107,19 @@ class Propagation:
             best = torch.maximum(
                 best, _box_form(a, bounds.low[parent], bounds.high[parent]) + shift.view(spec.shape[:2])
             )
-        if self.method != "interval":
+        if (method or self.method) != "interval":
             linear = lower_bounds(self.graph, last, spec, region, self.relaxations(bounds), tight=True)
             best = torch.maximum(best, linear)
         return best - allowance.squeeze(2)
 
-    def bounds(self, region: Region) -> Bounds:
-        """Bounds of every node."""
+    def bounds(self, region: Region, method: str | None = None) -> Bounds:
+        """Bounds of every node, over a region that has been entered."""
         found = Bounds()
         found.low[0], found.high[0], found.error[0] = region.low, region.high, torch.zeros_like(region.low)
         for index in range(1, len(self.graph.nodes)):
             self._interval(index, found)
             if index in self.graph.bent:
-                self._sharpen(index, region, found)
+                self._sharpen(index, region, found, method or self.method)
         return found
 
     def relaxations(self, bounds: Bounds, below: int | None = None) -> dict[int, Relaxation]:
@@ -142,7 +159,7 @@ class Propagation:
             found.low[index], found.high[index] = low, high
             found.error[index] = self.rounding.curved(operation, low, high)
 
-    def _sharpen(self, index: int, region: Region, found: Bounds) -> None:
+    def _sharpen(self, index: int, region: Region, found: Bounds, method: str) -> None:
         """Better bounds for the units of a node that matter."""
         if index in self.graph.straight:
             if not math.isinf(self.r):
@@ -150,7 +167,7 @@ class Propagation:
                 return
             if index in self._plain:
                 return
-        if self.method != "crown" or index in self._settled:
+        if method != "crown" or index in self._settled:
             return
         low, high, error = found.triple(index)
         wanted = self._undecided(index, low - error, high + error)
@@ -252,8 +269,8 @@ def specification(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def _box_form(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    flat = a.flatten(2)
-    return (flat.clamp_min(0) @ low.flatten(1)[:, :, None] + flat.clamp_max(0) @ high.flatten(1)[:, :, None]).squeeze(2)
+    flat, low, high = flat_rows(a), flat_maps(low), flat_maps(high)
+    return (flat.clamp_min(0) @ low[:, :, None] + flat.clamp_max(0) @ high[:, :, None]).squeeze(2)
 
 
 def _product_interval(operation: Product, parents: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

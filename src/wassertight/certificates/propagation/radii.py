@@ -50,11 +50,16 @@ class Reading:
 
 
 class RadiusSearch:
-    """Bracketing of the largest t whose verified margin is positive; keeps the verified end."""
+    """Bracketing of the largest t whose verified margin is positive; keeps the verified end.
+
+    The verified margin is a smooth, mostly concave function of t, so its root is estimated by the parabola (first the
+    line) through the last points, and the next trial lies just inside; a sample is done when its bracket is closed or
+    the estimate lies within the tolerance of what is verified.
+    """
 
     def __init__(self, propagation: Propagation, bounds: Bounds, tolerance: float, steps: int) -> None:
         self.propagation, self.bounds = propagation, bounds
-        self.linear = len(propagation.graph.nodes) - 1 in propagation.graph.straight
+        self.linear = propagation.affine
         self.tolerance, self.steps = (1e-9, max(steps, 60)) if self.linear else (tolerance, steps)
         self.propagations = self.rounds = 0
         self.converged = True
@@ -62,14 +67,18 @@ class RadiusSearch:
     def run(self, x: Tensor, y: Tensor, upper: Tensor | None) -> Tensor:
         """Largest verified radius of every sample; inf where the whole box is verified."""
         r = self.propagation.r
-        start = self._margins(x, y, x.new_zeros(len(x)))
+        start = self.propagation.margins(self._region(x, x.new_zeros(len(x))), y, method="interval")
         cap = self._cover(x, r)
         low, low_margin = torch.zeros_like(start), start.clone()
         high, high_margin = torch.full_like(start, math.inf), torch.full_like(start, -math.inf)
-        t = self._guess(x, y, start, r)
+        known = torch.zeros_like(start, dtype=torch.bool) if upper is None else torch.isfinite(upper) & (upper > 0)
+        t = torch.zeros_like(start)
+        if not bool(known.all()):
+            t = self._guess(x, y, start, r)
         if upper is not None:
-            t = torch.where(torch.isfinite(upper) & (upper > 0), torch.minimum(0.6 * upper, t), t)
+            t = torch.where(known, 0.6 * upper, t)
         t = torch.minimum(t, cap)
+        third, third_margin = torch.zeros_like(start), start.clone()
         active = start > 0
         for step in range(self.steps):
             rows = active.nonzero().squeeze(1)
@@ -79,36 +88,64 @@ class RadiusSearch:
             margin = self._margins(x[rows], y[rows], t[rows])
             good = margin > 0
             up, down = rows[good], rows[~good]
+            third[up], third_margin[up] = low[up], low_margin[up]
+            third[down], third_margin[down] = high[down], high_margin[down]
             low[up], low_margin[up] = t[up], margin[good]
             high[down], high_margin[down] = t[down], margin[~good]
             whole = up[t[up] >= cap[up]]
             low[whole] = math.inf
+            root = self._root(low, low_margin, high, high_margin, third, third_margin, start)
             closed = torch.isfinite(high) & (high - low <= self.tolerance * high)
-            done = closed | (low_margin <= 1e-9 * start) | torch.isinf(low)
+            near = (low > 0) & (root <= low * (1 + self.tolerance)) & torch.isfinite(high)
+            done = closed | near | (low_margin <= 1e-9 * start) | torch.isinf(low)
             active &= ~done
-            t = torch.minimum(self._next(step, low, low_margin, high, high_margin, start), cap)
+            t = torch.minimum(self._next(step, low, high, root), cap)
         self.converged &= not bool(active.any())
         return torch.where(start > 0, low, 0.0)
 
-    def _next(
-        self, step: int, low: Tensor, low_margin: Tensor, high: Tensor, high_margin: Tensor, start: Tensor
+    def _root(
+        self,
+        low: Tensor,
+        low_margin: Tensor,
+        high: Tensor,
+        high_margin: Tensor,
+        third: Tensor,
+        third_margin: Tensor,
+        start: Tensor,
     ) -> Tensor:
-        """Secant towards a margin just above zero, kept inside the bracket; every second step bisects."""
+        """Where the margin is expected to vanish."""
         aim = 2e-10 * start
         bracketed = torch.isfinite(high)
-        linear = self.linear
-        share = ((low_margin - aim) / (low_margin - high_margin)).clamp(0.1, 1.0 if linear else 0.9)
-        if step % 2 == 1 and not (linear and step % 4 == 1):
-            share = torch.full_like(share, 0.5)
-        inside = low + torch.where(bracketed, high - low, 0.0) * share
+        chord = low + (high - low) * (low_margin - aim) / (low_margin - high_margin)
         slope = (start - low_margin) / low.clamp_min(1e-30)
-        further = low + (low_margin - aim) / slope.clamp_min(1e-30)
-        grown = torch.minimum(torch.maximum(further * (1.0 if linear else 0.95), 1.1 * low), 4 * low.clamp_min(1e-12))
+        line = low + (low_margin - aim) / slope.clamp_min(1e-30)
+        # inverse quadratic through three points, where they are distinct and give a root inside the bracket
+        a, b, c = low_margin - aim, high_margin - aim, third_margin - aim
+        inverse = (
+            low * b * c / ((a - b) * (a - c)) + high * a * c / ((b - a) * (b - c)) + third * a * b / ((c - a) * (c - b))
+        )
+        usable = bracketed & torch.isfinite(third_margin) & (inverse > low) & (inverse < high)
+        return torch.where(usable, inverse, torch.where(bracketed, chord, line))
+
+    def _next(self, step: int, low: Tensor, high: Tensor, root: Tensor) -> Tensor:
+        """Just inside the expected root; every third step halves a bracket that does not close."""
+        bracketed = torch.isfinite(high)
+        if self.linear:
+            inside = torch.where(torch.tensor(step % 4 == 3), low + (high - low) / 2, root)
+        else:
+            inside = root - torch.minimum(0.5 * (root - low), 0.7 * self.tolerance * root)
+            if step % 4 == 3:
+                inside = torch.where(high - low > 16 * self.tolerance * high, low + (high - low) / 2, inside)
+        further = root if self.linear else 0.95 * root
+        grown = torch.minimum(torch.maximum(further, 1.1 * low), 4 * low.clamp_min(1e-12))
         return torch.where(bracketed, inside, grown)
 
     def _margins(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
         self.propagations += len(x)
-        return self.propagation.margins(Region.of(x, t, self.propagation.r, self.bounds), y)
+        return self.propagation.margins(self._region(x, t), y)
+
+    def _region(self, x: Tensor, t: Tensor) -> Region:
+        return Region.of(x, t, self.propagation.r, self.bounds)
 
     def _guess(self, x: Tensor, y: Tensor, start: Tensor, r: float) -> Tensor:
         """A first radius: a tiny probe's slope, extended half-way to its root."""
