@@ -87,7 +87,5 @@ def _value(operation: Operation | None, arguments: list[Tensor]) -> Tensor:
         return sum(arguments[1:], arguments[0])
     if isinstance(operation, Product):
         return operation.of(arguments[0], arguments[1])
-    if isinstance(operation, Maximum):
-        return operation.present(arguments[0]).amax(-1)
     assert operation is not None
     return operation.apply(arguments[0])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.backward import MEMORY, lower_bounds
+from wassertight.certificates.propagation.curves import Curve
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.operations import (
     Add,
@@ -44,7 +45,10 @@ class Bounds:
     Attributes:
         low, high: bounds of the value computed exactly from rounded arguments.
         error: bound on what rounding adds since the last operation that is not affine.
+        lost: samples (n,) about which nothing is proved: some function is not finite on what is known of its argument.
     """
+
+    lost: Tensor
 
     low: dict[int, Tensor] = field(default_factory=dict)
     high: dict[int, Tensor] = field(default_factory=dict)
@@ -80,9 +84,9 @@ class Propagation:
         last = len(self.graph.nodes) - 1
         allowance = spec.abs() @ bounds.error[last][:, :, None]
         best = _box_form(spec, bounds.low[last], bounds.high[last])
-        parent = self.graph.nodes[last].parents[0]
         operation = self.graph.nodes[last].operation
         if isinstance(operation, Affine):
+            parent = self.graph.nodes[last].parents[0]
             flat, shift = operation.pull(spec.flatten(0, 1))
             a = flat.view(*spec.shape[:2], *flat.shape[1:])
             best = torch.maximum(
@@ -91,11 +95,12 @@ class Propagation:
         if self.method != "interval":
             linear = lower_bounds(self.graph, last, spec, region, self.relaxations(bounds), tight=True)
             best = torch.maximum(best, linear)
-        return best - allowance.squeeze(2)
+        best = best - allowance.squeeze(2)
+        return torch.where(bounds.lost[:, None] | best.isnan(), -math.inf, best)
 
     def bounds(self, region: Region) -> Bounds:
         """Bounds of every node."""
-        found = Bounds()
+        found = Bounds(lost=torch.zeros(len(region.x), dtype=torch.bool, device=region.x.device))
         found.low[0], found.high[0], found.error[0] = region.low, region.high, torch.zeros_like(region.low)
         for index in range(1, len(self.graph.nodes)):
             self._interval(index, found)
@@ -121,7 +126,10 @@ class Propagation:
         node = self.graph.nodes[index]
         operation, parents = node.operation, [found.triple(p) for p in node.parents]
         low, high, error = parents[0]
-        if isinstance(operation, Affine):
+        if isinstance(operation, Rearrangement):
+            found.low[index], found.high[index] = operation.apply(low), operation.apply(high)
+            found.error[index] = self.rounding.affine(operation, low, high, error)
+        elif isinstance(operation, Affine):
             centre, width = operation.apply((low + high) / 2), operation.spread((high - low) / 2)
             found.low[index], found.high[index] = centre - width, centre + width
             found.error[index] = self.rounding.affine(operation, low, high, error)
@@ -134,11 +142,25 @@ class Propagation:
                 found.error[index] = self.rounding.product(operation, parents)
                 return
             if isinstance(operation, Maximum):
-                low, high = operation.present(low - error).amax(-1), operation.present(high + error).amax(-1)
+                low, high = operation.apply(low - error), operation.apply(high + error)
             elif isinstance(operation, Activation):
+                low, high, error = self._defined(operation, node.parents[0], found)
                 low, high = operation.interval(low - error, high + error)
             found.low[index], found.high[index] = low, high
             found.error[index] = self.rounding.curved(operation, low, high)
+
+    def _defined(self, operation: Activation, parent: int, found: Bounds) -> tuple[Tensor, Tensor, Tensor]:
+        """Bounds of an activation's argument; where the activation is not finite on them, the sample is lost."""
+        low, high, error = found.triple(parent)
+        below, above = low - error, high + error
+        fine = (below <= above) & (above - below < math.inf)
+        if isinstance(operation, Curve):
+            fine &= operation.finite(below, above)
+        if not bool(fine.all()):
+            found.lost = found.lost | ~fine.flatten(1).all(1)
+            found.low[parent], found.high[parent] = torch.where(fine, low, 1.0), torch.where(fine, high, 1.0)
+            found.error[parent] = torch.where(fine, error, 0.0)
+        return found.triple(parent)
 
     def _sharpen(self, index: int, region: Region, found: Bounds) -> None:
         """Better bounds for the units of a node that matter."""
@@ -192,8 +214,8 @@ class Propagation:
                 if isinstance(node.operation, Activation):
                     wanted |= node.operation.bend(low, high)
                 elif isinstance(node.operation, Maximum):
-                    present = node.operation.present(high)
-                    wanted |= present >= node.operation.present(low).amax(-1, keepdim=True)
+                    rival = node.operation.windows(high) >= node.operation.apply(low)[..., None]
+                    wanted |= node.operation.fold(rival.to(low)) > 0
                 else:
                     wanted |= True
         return wanted
@@ -279,5 +301,5 @@ def _row_norms(graph: Graph, index: int, r: float, like: Tensor) -> Tensor:
                 for parent in node.parents:
                     part = node.operation.pull(a)[0] if isinstance(node.operation, Affine) else a
                     pending[parent] = pending[parent] + part if parent in pending else part
-        norms.append(norm(pending[0].view(len(rows), size), conjugate(r)))
+        norms.append(norm(pending[0].reshape(len(rows), size), conjugate(r)))
     return torch.cat(norms).view(shape)
