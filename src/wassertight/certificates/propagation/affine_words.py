@@ -249,7 +249,7 @@ AFFINE: dict[str, Handler] = {
         ("flatten", "view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "unflatten"),
         lambda reader, a, k: viewed(reader, a[0], reader.target),
     ),
-    **dict.fromkeys(("transpose", "t", "swapaxes", "swapdims"), _transpose),
+    **dict.fromkeys(("transpose", "t", "mT", "swapaxes", "swapdims"), _transpose),
     "permute": _permute,
     **dict.fromkeys(("expand", "expand_as"), lambda reader, a, k: broadcast(reader, a[0], reader.target)),
     **{name: _selected(name) for name in ("slice", "select", "index_select", "narrow")},

@@ -144,7 +144,11 @@ def _divided(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
 
 
 def _subtracted(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
-    return added(reader, a[0], a[1], -float(k.get("alpha", 1)))
+    return added(reader, a[0], a[1], -_alpha(a, k))
+
+
+def _alpha(a: list[Any], k: dict[str, Any]) -> float:
+    return float(a[2] if len(a) > 2 else k.get("alpha", 1))
 
 
 def _clamp(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
@@ -231,9 +235,9 @@ _SMOOTH: dict[str, Handler] = {
 OTHERS: dict[str, Handler] = {
     **_PIECEWISE,
     **_SMOOTH,
-    "add": lambda reader, a, k: added(reader, a[0], a[1], float(k.get("alpha", 1))),
+    "add": lambda reader, a, k: added(reader, a[0], a[1], _alpha(a, k)),
     "sub": _subtracted,
-    "rsub": lambda reader, a, k: added(reader, a[1], a[0], -float(k.get("alpha", 1))),
+    "rsub": lambda reader, a, k: added(reader, a[1], a[0], -_alpha(a, k)),
     "neg": lambda reader, a, k: scaled(reader, a[0], -1.0),
     **dict.fromkeys(("zeros_like", "new_zeros"), _filled(0.0)),
     **dict.fromkeys(("ones_like", "new_ones"), _filled(1.0)),

@@ -7,7 +7,7 @@ bounds how far rounding can move an argument; it is charged to the constant (see
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from wassertight.certificates.propagation.activations import Activation, Enclosu
 from wassertight.certificates.propagation.operations import Maximum, Product
 
 
+@runtime_checkable
 class Relaxation(Protocol):
     """Holds tensors (n, 1 or m, *shape): one enclosure a sample, or one a row."""
 
