@@ -261,11 +261,11 @@ def test_nearly_boxed_pixels_are_clipped_with_a_notice(capsys: pytest.CaptureFix
 
 def test_unsupported_layer_gives_two_and_names_it(capsys: pytest.CaptureFixture[str]) -> None:
     write_module(
-        "gelu_net", "torch.manual_seed(0)\nbuild = lambda: nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))"
+        "glu_net", "torch.manual_seed(0)\nbuild = lambda: nn.Sequential(nn.Linear(4, 8), nn.GLU(), nn.Linear(4, 2))"
     )
-    arguments = ["evaluate", "-m", "gelu_net:build", "-d", write_npz(Path("good.npz")), "-t", "W1-L2@0.1", "-q"]
+    arguments = ["evaluate", "-m", "glu_net:build", "-d", write_npz(Path("good.npz")), "-t", "W1-L2@0.1", "-q"]
     assert run(arguments) == 2
-    assert "GELU" in capsys.readouterr().err
+    assert "GLU" in capsys.readouterr().err
     record = run_json([*arguments, "--certificate", "none"], capsys)
     assert record["results"][0]["certified"] is None
     assert record["brackets"] == []

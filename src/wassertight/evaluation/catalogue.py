@@ -264,7 +264,7 @@ def certificate_methods() -> tuple[Method, ...]:
     """All certificates, the default first.
 
     >>> [method.name for method in certificate_methods()]
-    ['crown', 'interval']
+    ['crown', 'auto', 'bab', 'crown-ibp', 'interval']
     """
     return _CERTIFICATES
 

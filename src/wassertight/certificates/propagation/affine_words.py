@@ -15,11 +15,17 @@ from wassertight.certificates.propagation.operations import Add, Dense, Elementw
 from wassertight.certificates.propagation.reading import Handler, Reader, Ref
 
 
-def scaled(reader: Reader, ref: Ref, scale: Any, shift: Any = 0.0) -> Ref:
+def scaled(reader: Reader, ref: Ref, scale: Any, shift: Any = 0.0, *, heft: Any = None, terms: int = 2) -> Ref:
     """scale * z + shift with constants that broadcast to the value's shape."""
     shape = reader.shape(ref)
-    constants = (channels_last(reader.features(value, shape)[None])[0] for value in (scale, shift))
-    operation = Elementwise(scale=next(constants), shift=next(constants), source=shape, target=shape)
+    operation = Elementwise(
+        scale=channels_last(reader.features(scale, shape)[None])[0],
+        shift=channels_last(reader.features(shift, shape)[None])[0],
+        source=shape,
+        target=shape,
+        terms=terms,
+        heft=None if heft is None else reader.features(heft, shape),
+    )
     return reader.add(operation, (ref,), shape)
 
 
@@ -52,12 +58,13 @@ def viewed(reader: Reader, ref: Ref, target: Shape) -> Ref:
 
 
 def broadcast(reader: Reader, ref: Ref, target: Shape) -> Ref:
-    """A value repeated along axes it lacks."""
+    """A value repeated along axes where it has one entry; a new axis would stand before the batch's."""
     source = reader.shape(ref)
     if source == target:
         return ref
-    padded = (1,) * (len(target) - len(source)) + source
-    return rearranged(reader, ref, lambda z: z.reshape(len(z), *padded).expand(len(z), *target), target)
+    if len(source) != len(target):
+        raise reader.refuse("an operation across the batch dimension")
+    return rearranged(reader, ref, lambda z: z.expand(len(z), *target), target)
 
 
 def permuted(reader: Reader, ref: Ref, order: list[int]) -> Ref:
@@ -112,6 +119,12 @@ def _linear(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
     if not isinstance(a[0], Ref) or isinstance(a[1], Ref):
         raise reader.refuse("a weight that depends on the input")
     return matrix(reader, a[0], a[1], a[2] if len(a) > 2 else k.get("bias"))
+
+
+def _addmm(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    if k or not isinstance(a[1], Ref) or isinstance(a[0], Ref) or isinstance(a[2], Ref):
+        raise reader.refuse("a bias or weight that depends on the input, or factors beta and alpha")
+    return matrix(reader, a[1], a[2].transpose(0, 1).contiguous(), a[0])
 
 
 def _reduce(mean: bool) -> Handler:
@@ -177,6 +190,8 @@ def _pad(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
     mode = a[2] if len(a) > 2 and isinstance(a[2], str) else k.get("mode", "constant")
     value = next((v for v in (*a[2:], k.get("value")) if isinstance(v, (int, float))), 0.0)
     widths = list(a[1])
+    if len(widths) > 2 * len(reader.target):
+        raise reader.refuse("an operation across the batch dimension")
     if mode != "constant" or (min(widths) < 0 and value):
         mode_given = functional.pad if mode in ("reflect", "replicate", "circular") else None
         if mode_given is None:
@@ -228,16 +243,16 @@ def _dropout(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
 
 AFFINE: dict[str, Handler] = {
     "linear": _linear,
-    "addmm": lambda reader, a, k: matrix(reader, a[1], a[2].transpose(0, 1), a[0]),
+    "addmm": _addmm,
     "mean": _reduce(True),
     "sum": _reduce(False),
     **dict.fromkeys(
         ("flatten", "view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "unflatten"),
         lambda reader, a, k: viewed(reader, a[0], reader.target),
     ),
-    **dict.fromkeys(("transpose", "t"), _transpose),
+    **dict.fromkeys(("transpose", "t", "mT", "swapaxes", "swapdims"), _transpose),
     "permute": _permute,
-    "expand": lambda reader, a, k: broadcast(reader, a[0], reader.target),
+    **dict.fromkeys(("expand", "expand_as"), lambda reader, a, k: broadcast(reader, a[0], reader.target)),
     **{name: _selected(name) for name in ("slice", "select", "index_select", "narrow")},
     **{name: _pieces(name) for name in ("split", "split_with_sizes", "chunk", "unbind")},
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),

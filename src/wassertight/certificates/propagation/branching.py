@@ -241,6 +241,7 @@ class Search:
             offset=-allowance,
         )  # fmt: skip
         value = (ascent.best - allowance).squeeze(1)
+        value = torch.where(bounds.lost | value.isnan(), -torch.inf, value)
         return torch.where(empty, torch.inf, value), ascent, relaxations
 
     def _under(self, root: Bounds, sides: dict[int, Tensor], region: Region, fresh: int) -> tuple[Bounds, Tensor]:
@@ -250,6 +251,7 @@ class Search:
             low={k: v.expand(n, *v.shape[1:]) for k, v in root.low.items()},
             high={k: v.expand(n, *v.shape[1:]) for k, v in root.high.items()},
             error={k: v.expand(n, *v.shape[1:]) for k, v in root.error.items()},
+            lost=root.lost.expand(n),
         )
         empty = torch.zeros(n, dtype=torch.bool, device=region.x.device)
         split = False

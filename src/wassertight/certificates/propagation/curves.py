@@ -48,6 +48,7 @@ class Curve:
         turn: the one interior extremum, if there is one.
         image: the function's range over the line.
         avoid: closed set the interval must not touch, where the function is not finite or not defined.
+        least: what the argument is known to be at least, whatever its bounds say.
         grain: scale of the absolute error of value and slope, in machine epsilons; 0 if they are relatively accurate.
         slack: how far `function` may differ from `value` by design.
     """
@@ -62,6 +63,7 @@ class Curve:
     turn: float | None = None
     image: tuple[float, float] = (-math.inf, math.inf)
     avoid: tuple[float, float] | None = None
+    least: float = -math.inf
     grain: float = 1.0
     slack: float = 0.0
 
@@ -71,6 +73,7 @@ class Curve:
 
     def interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Values at the ends, and at the turn where it is inside."""
+        low, high = low.clamp_min(self.least), high.clamp_min(self.least)
         at_low, at_high = self._ends(low, high)
         bottom, top = torch.minimum(at_low, at_high), torch.maximum(at_low, at_high)
         if self.turn is not None:
@@ -87,6 +90,7 @@ class Curve:
         self, low: Tensor, high: Tensor, lower_choice: Tensor | None = None, upper_choice: Tensor | None = None
     ) -> Enclosure:
         """The tightest lines at the midpoint, or those the choices pick."""
+        low, high = low.clamp_min(self.least), high.clamp_min(self.least)
         ends = self._ends(low, high)
         below = self._line(low, high, *ends, lower_choice, 1)
         above = self._line(low, high, *ends, upper_choice, -1)
@@ -112,6 +116,14 @@ class Curve:
         if not bool(torch.isfinite(at_low + at_high).all()):
             raise InputError(f"{self.name} overflows between {float(low.min()):.4g} and {float(high.max()):.4g}")
         return at_low, at_high
+
+    def finite(self, low: Tensor, high: Tensor) -> Tensor:
+        """Where an interval can be enclosed: the function is defined and finite on it."""
+        low, high = low.clamp_min(self.least), high.clamp_min(self.least)
+        defined = torch.isfinite(self.value(low) + self.value(high))
+        if self.avoid is not None:
+            defined &= (high < self.avoid[0]) | (low > self.avoid[1])
+        return defined
 
     def _pieces(self, sign: int) -> list[tuple[float, float]]:
         """The pieces where `sign * f` is convex."""

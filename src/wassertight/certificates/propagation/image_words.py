@@ -11,6 +11,8 @@ from wassertight.certificates.propagation.affine_words import scaled, viewed
 from wassertight.certificates.propagation.operations import Convolution
 from wassertight.certificates.propagation.reading import Handler, Reader, Ref
 
+_NORMALISATION = 8
+"""Roundings in one entry of a batch normalisation, its root and quotient among them."""
 _Pair = tuple[int, int]
 
 
@@ -79,9 +81,10 @@ def _batch_norm(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
     scale = (reader.constant(variance) + eps).rsqrt()
     scale = scale if weight is None else scale * reader.constant(weight)
     shift = -reader.constant(mean) * scale
+    heft = shift.abs() if bias is None else shift.abs() + reader.constant(bias).abs()
     shift = shift if bias is None else shift + reader.constant(bias)
     form = (-1,) + (1,) * (len(reader.shape(ref)) - 1)
-    return scaled(reader, ref, scale.view(form), shift.view(form))
+    return scaled(reader, ref, scale.view(form), shift.view(form), heft=heft.view(form), terms=_NORMALISATION)
 
 
 def _average(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:

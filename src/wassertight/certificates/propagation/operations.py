@@ -1,4 +1,4 @@
-"""What a graph's nodes do: affine operations, sums, products of two bounded tensors, and maxima over an axis.
+"""What a graph's nodes do: affine operations, sums, products of two bounded tensors, and maxima over windows.
 
 Shapes never include the batch dimension. Coefficients travel as rows (m, *shape), one linear form a row.
 """
@@ -97,6 +97,10 @@ class Convolution:
     def terms(self) -> int:
         return self.weight[0].numel() + 1
 
+    @property
+    def kernel(self) -> tuple[int, int]:
+        return (self.weight.shape[2], self.weight.shape[3])
+
     def apply(self, z: Tensor) -> Tensor:
         return self._convolve(z, self.weight, self.bias)
 
@@ -136,13 +140,18 @@ class Convolution:
 
 @dataclass(frozen=True, kw_only=True)
 class Elementwise:
-    """z -> scale * z + shift, both of the feature shape."""
+    """z -> scale * z + shift, both of the feature shape.
+
+    Attributes:
+        heft: magnitude of what was summed to give the shift, where the model sums it anew; its own otherwise.
+    """
 
     scale: Tensor
     shift: Tensor
     source: Shape
     target: Shape
     terms: int = 2
+    heft: Tensor | None = None
 
     def apply(self, z: Tensor) -> Tensor:
         return self.scale * z + self.shift
@@ -154,7 +163,7 @@ class Elementwise:
         return self.scale.abs() * width
 
     def size(self, magnitude: Tensor) -> Tensor:
-        return self.scale.abs() * magnitude + self.shift.abs()
+        return self.scale.abs() * magnitude + (self.shift.abs() if self.heft is None else self.heft)
 
     def pull(self, a: Tensor) -> tuple[Tensor, Tensor]:
         return a * self.scale, (flat_maps(a) @ flat_maps(self.shift[None]).T).squeeze(1)
@@ -216,6 +225,17 @@ class Product:
     def of(self, x: Tensor, y: Tensor) -> Tensor:
         return x @ y if self.matrices else x * y
 
+    def interval(self, parents: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Range of the product, from low, high and rounding error of both factors."""
+        (xl, xh, xe), (yl, yh, ye) = parents
+        cx, wx, cy, wy = (xl + xh) / 2, (xh - xl) / 2 + xe, (yl + yh) / 2, (yh - yl) / 2 + ye
+        centre = self.of(cx, cy)
+        width = self.of(wx, cy.abs()) + self.of(cx.abs(), wy) + self.of(wx, wy)
+        if self.matrices:
+            return centre - width, centre + width
+        corners = torch.stack([(cx + s * wx) * (cy + q * wy) for s in (-1, 1) for q in (-1, 1)])
+        return corners.amin(0), corners.amax(0)
+
     def pull_left(self, a: Tensor, y: Tensor) -> Tensor:
         """Rows on x of `<a, x y>`; y broadcasts over rows."""
         return a @ y.transpose(-1, -2) if self.matrices else a * y
@@ -226,11 +246,43 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True)
 class Maximum:
-    """Maximum over the last axis; entries outside `mask` do not exist (padding)."""
+    """Maxima over the windows of a feature map (channels, height, width); padding holds no entries."""
 
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
     source: Shape
     target: Shape
-    mask: Tensor | None = None
 
-    def present(self, z: Tensor) -> Tensor:
-        return z if self.mask is None else z.masked_fill(~self.mask, -torch.inf)
+    def windows(self, z: Tensor, outside: float = -torch.inf) -> Tensor:
+        """The entries of every window, (n, *source) to (n, *target, entries)."""
+        (up, left), (rows, columns) = self.padding, self.kernel
+        z = functional.pad(z, (left, left, up, up), value=outside) if up or left else z
+        down, right = self.dilation
+        z = z.unfold(2, down * (rows - 1) + 1, self.stride[0]).unfold(3, right * (columns - 1) + 1, self.stride[1])
+        return z[..., ::down, ::right].flatten(4)
+
+    def apply(self, z: Tensor) -> Tensor:
+        return self.windows(z).amax(-1)
+
+    def fold(self, rows: Tensor) -> Tensor:
+        """The transpose of `windows` on rows (m, *target, entries)."""
+        (up, left), (height, width) = self.padding, self.source[1:]
+        spread = self.spread(rows)
+        missing = (width + left - spread.shape[-1], height + up - spread.shape[-2])
+        return functional.pad(spread, (-left, missing[0], -up, missing[1]))
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Entries (m, channels, h, w, entries) of h times w neighbouring windows, summed on the map they cover."""
+        (down, right), (vertical, horizontal) = self.dilation, self.stride
+        h, w = rows.shape[2:4]
+        size = [
+            (n - 1) * s + d * (k - 1) + 1
+            for n, s, d, k in zip((h, w), self.stride, self.dilation, self.kernel, strict=True)
+        ]
+        out = rows.new_zeros(*rows.shape[:2], *size)
+        for k, part in enumerate(rows.unbind(-1)):
+            i, j = down * (k // self.kernel[1]), right * (k % self.kernel[1])
+            out[:, :, i : i + (h - 1) * vertical + 1 : vertical, j : j + (w - 1) * horizontal + 1 : horizontal] += part
+        return out

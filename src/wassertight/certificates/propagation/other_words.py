@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from wassertight.certificates.propagation import activations as act
 from wassertight.certificates.propagation import smooth
@@ -15,7 +14,6 @@ from wassertight.certificates.propagation.affine_words import (
     broadcast,
     matrix,
     permuted,
-    rearranged,
     scaled,
     total,
     viewed,
@@ -23,6 +21,9 @@ from wassertight.certificates.propagation.affine_words import (
 from wassertight.certificates.propagation.operations import Add, Maximum, Product
 from wassertight.certificates.propagation.reading import Handler, Reader, Ref
 
+_ALMOST = 0.99
+"""Share of a sum's least value that rounding cannot take away."""
+_SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 _SOFTMAX = 64
 """Longest row whose softmax is bounded through differences, at a cost of its square."""
 
@@ -57,7 +58,7 @@ def softmax(reader: Reader, ref: Ref, dim: int) -> Ref:
     weight = (eye[None, :, :] - eye[:, None, :]).reshape(size * size, size)
     differences = viewed(reader, matrix(reader, moved, weight), (*shape, size))
     sums = total(reader, activated(reader, differences, smooth.exponential()), [-1], False, mean=False)
-    out = activated(reader, sums, smooth.reciprocal())
+    out = activated(reader, sums, smooth.reciprocal(least=_ALMOST))  # the entry itself adds exp(0)
     return permuted(reader, out, [order.index(k) for k in range(dims + 1)])
 
 
@@ -90,7 +91,7 @@ def _layer_norm(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
     mean = broadcast(reader, total(reader, ref, dims, True, mean=True), shape)
     centred = reader.add(Add(target=shape), (ref, scaled(reader, mean, -1.0)), shape)
     variance = total(reader, activated(reader, centred, smooth.square()), dims, True, mean=True)
-    inverse = activated(reader, scaled(reader, variance, 1.0, eps), smooth.reciprocal_root())
+    inverse = activated(reader, scaled(reader, variance, 1.0, eps), smooth.reciprocal_root(least=_ALMOST * eps))
     out = reader.add(Product(matrices=False, target=shape), (centred, broadcast(reader, inverse, shape)), shape)
     if weight is None:
         return out
@@ -124,24 +125,7 @@ def _max_pool(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
         pairs[name] = (value[0], value[-1]) if value else pairs["kernel"]
     if given.get("ceil", given.get("ceil_mode")):
         raise reader.refuse("max pooling with ceil_mode=True")
-    source, target = reader.shape(a[0]), reader.target
-    kernel, places = pairs["kernel"][0] * pairs["kernel"][1], target[1] * target[2]
-    sizes = (pairs["kernel"], pairs["dilation"], pairs["padding"], pairs["stride"])
-    windows = (source[0], places, kernel)
-
-    def unfold(z: Any) -> Any:
-        return functional.unfold(z, *sizes).view(len(z), source[0], kernel, places).transpose(2, 3)
-
-    def fold(rows: Any) -> Any:
-        flat = rows.transpose(2, 3).reshape(len(rows), source[0] * kernel, places)
-        return functional.fold(flat, source[1:], *sizes)
-
-    mask = None
-    if pairs["padding"] != (0, 0):
-        mask = unfold(torch.ones(1, *source, dtype=reader.dtype, device=reader.device))[0] > 0
-    parts = rearranged(reader, a[0], unfold, windows, fold)
-    out = reader.add(Maximum(source=windows, target=windows[:-1], mask=mask), (parts,), windows[:-1])
-    return viewed(reader, out, target)
+    return reader.add(Maximum(**pairs, source=reader.shape(a[0]), target=reader.target), (a[0],), reader.target)
 
 
 def _power(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
@@ -152,13 +136,19 @@ def _power(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
 
 
 def _divided(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+    if k.get("rounding_mode") is not None:
+        raise reader.refuse(f"division rounded to integers (rounding_mode={k['rounding_mode']!r})")
     if isinstance(a[1], Ref):
         return multiplied(reader, a[0], activated(reader, a[1], smooth.reciprocal()))
     return scaled(reader, broadcast(reader, a[0], reader.target), 1 / reader.constant(a[1]))
 
 
 def _subtracted(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
-    return added(reader, a[0], a[1], -float(k.get("alpha", 1)))
+    return added(reader, a[0], a[1], -_alpha(a, k))
+
+
+def _alpha(a: list[Any], k: dict[str, Any]) -> float:
+    return float(a[2] if len(a) > 2 else k.get("alpha", 1))
 
 
 def _clamp(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
@@ -172,6 +162,11 @@ def _clamp(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
     if low is None:  # min(z, high) = high - relu(high - z)
         return scaled(reader, activated(reader, scaled(reader, ref, -1.0, high), act.relu()), -1.0, high)
     return activated(reader, ref, act.clamp(float(low), float(high)))
+
+
+def _filled(value: float) -> Callable[[Reader, list[Any], dict[str, Any]], Any]:
+    """A constant of a value's shape."""
+    return lambda reader, a, k: reader.constant(value).expand(1, *reader.target)
 
 
 def _plain(build: Callable[..., act.Activation]) -> Handler:
@@ -225,6 +220,7 @@ _SMOOTH: dict[str, Handler] = {
         reader, a[0], smooth.gelu(str(a[1] if len(a) > 1 else k.get("approximate", "none")))
     ),
     **dict.fromkeys(("elu", "elu_"), _elu),
+    **dict.fromkeys(("selu", "selu_"), _plain(lambda: smooth.elu(_SELU[0], _SELU[1]))),
     "softplus": _softplus,
     **dict.fromkeys(("mish", "mish_"), _plain(smooth.mish)),
     "erf": _plain(smooth.erf),
@@ -239,10 +235,12 @@ _SMOOTH: dict[str, Handler] = {
 OTHERS: dict[str, Handler] = {
     **_PIECEWISE,
     **_SMOOTH,
-    "add": lambda reader, a, k: added(reader, a[0], a[1], float(k.get("alpha", 1))),
+    "add": lambda reader, a, k: added(reader, a[0], a[1], _alpha(a, k)),
     "sub": _subtracted,
-    "rsub": lambda reader, a, k: added(reader, a[1], a[0], -float(k.get("alpha", 1))),
+    "rsub": lambda reader, a, k: added(reader, a[1], a[0], -_alpha(a, k)),
     "neg": lambda reader, a, k: scaled(reader, a[0], -1.0),
+    **dict.fromkeys(("zeros_like", "new_zeros"), _filled(0.0)),
+    **dict.fromkeys(("ones_like", "new_ones"), _filled(1.0)),
     "mul": lambda reader, a, k: multiplied(reader, a[0], a[1]),
     "div": _divided,
     "pow": _power,

@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
-from wassertight.certificates.propagation.backward import MEMORY, lower_bounds
+from wassertight.certificates.propagation.backward import MEMORY, box_form, lower_bounds, row_norms
+from wassertight.certificates.propagation.curves import Curve
 from wassertight.certificates.propagation.graph import Graph, split_entry
-from wassertight.certificates.propagation.layout import flat_maps, flat_rows
 from wassertight.certificates.propagation.operations import (
     Add,
     Affine,
-    Convolution,
-    Dense,
     Maximum,
     Product,
     Rearrangement,
@@ -34,7 +32,6 @@ from wassertight.certificates.propagation.relaxations import Bilinear, Elementwi
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.slopes import ascend
 from wassertight.certificates.propagation.windows import window_bounds, windows_pay
-from wassertight.geometry import conjugate, norm
 
 METHODS = ("interval", "crown-ibp", "crown")
 
@@ -46,7 +43,10 @@ class Bounds:
     Attributes:
         low, high: bounds of the value computed exactly from rounded arguments.
         error: bound on what rounding adds since the last operation that is not affine.
+        lost: samples (n,) about which nothing is proved: some function is not finite on what is known of its argument.
     """
+
+    lost: Tensor
 
     low: dict[int, Tensor] = field(default_factory=dict)
     high: dict[int, Tensor] = field(default_factory=dict)
@@ -73,8 +73,6 @@ class Propagation:
         self.affine = len(graph.nodes) - 1 in graph.straight
         graph = self.graph
         self._norms: dict[int, Tensor] = {}
-        self._plain = _plain(graph)
-        self._settled = _settled(graph)
 
     def margins(self, region: Region, y: Tensor, *, method: str | None = None) -> Tensor:
         """Proved lower bound of the smallest `z_y - z_j`, j != y, as the model computes it; one number a sample."""
@@ -98,23 +96,24 @@ class Propagation:
         """Proved lower bounds of the logits' forms spec (n, m, classes), rounding of the logits included; (n, m)."""
         last = len(self.graph.nodes) - 1
         allowance = spec.abs() @ bounds.error[last][:, :, None]
-        best = _box_form(spec, bounds.low[last], bounds.high[last])
-        parent = self.graph.nodes[last].parents[0]
+        best = box_form(spec, bounds.low[last], bounds.high[last])
         operation = self.graph.nodes[last].operation
         if isinstance(operation, Affine):
+            parent = self.graph.nodes[last].parents[0]
             flat, shift = operation.pull(spec.flatten(0, 1))
             a = flat.view(*spec.shape[:2], *flat.shape[1:])
             best = torch.maximum(
-                best, _box_form(a, bounds.low[parent], bounds.high[parent]) + shift.view(spec.shape[:2])
+                best, box_form(a, bounds.low[parent], bounds.high[parent]) + shift.view(spec.shape[:2])
             )
-        if (method or self.method) != "interval":
+        if (method or self.method) != "interval" or self.affine:
             linear = lower_bounds(self.graph, last, spec, region, self.relaxations(bounds), tight=True)
             best = torch.maximum(best, linear)
-        return best - allowance.squeeze(2)
+        best = best - allowance.squeeze(2)
+        return torch.where(bounds.lost[:, None] | best.isnan(), -math.inf, best)
 
     def bounds(self, region: Region, method: str | None = None) -> Bounds:
         """Bounds of every node, over a region that has been entered."""
-        found = Bounds()
+        found = Bounds(lost=torch.zeros(len(region.x), dtype=torch.bool, device=region.x.device))
         found.low[0], found.high[0], found.error[0] = region.low, region.high, torch.zeros_like(region.low)
         for index in range(1, len(self.graph.nodes)):
             self._interval(index, found)
@@ -140,7 +139,10 @@ class Propagation:
         node = self.graph.nodes[index]
         operation, parents = node.operation, [found.triple(p) for p in node.parents]
         low, high, error = parents[0]
-        if isinstance(operation, Affine):
+        if isinstance(operation, Rearrangement):
+            found.low[index], found.high[index] = operation.apply(low), operation.apply(high)
+            found.error[index] = self.rounding.affine(operation, low, high, error)
+        elif isinstance(operation, Affine):
             centre, width = operation.apply((low + high) / 2), operation.spread((high - low) / 2)
             found.low[index], found.high[index] = centre - width, centre + width
             found.error[index] = self.rounding.affine(operation, low, high, error)
@@ -149,15 +151,29 @@ class Propagation:
             found.error[index] = self.rounding.sum(parents)
         else:
             if isinstance(operation, Product):
-                found.low[index], found.high[index] = _product_interval(operation, parents)
+                found.low[index], found.high[index] = operation.interval(parents)
                 found.error[index] = self.rounding.product(operation, parents)
                 return
             if isinstance(operation, Maximum):
-                low, high = operation.present(low - error).amax(-1), operation.present(high + error).amax(-1)
+                low, high = operation.apply(low - error), operation.apply(high + error)
             elif isinstance(operation, Activation):
+                low, high, error = self._defined(operation, node.parents[0], found)
                 low, high = operation.interval(low - error, high + error)
             found.low[index], found.high[index] = low, high
             found.error[index] = self.rounding.curved(operation, low, high)
+
+    def _defined(self, operation: Activation, parent: int, found: Bounds) -> tuple[Tensor, Tensor, Tensor]:
+        """Bounds of an activation's argument; where the activation is not finite on them, the sample is lost."""
+        low, high, error = found.triple(parent)
+        below, above = low - error, high + error
+        fine = (below <= above) & (above - below < math.inf)
+        if isinstance(operation, Curve):
+            fine &= operation.finite(below, above)
+        if not bool(fine.all()):
+            found.lost = found.lost | ~fine.flatten(1).all(1)
+            found.low[parent], found.high[parent] = torch.where(fine, low, 1.0), torch.where(fine, high, 1.0)
+            found.error[parent] = torch.where(fine, error, 0.0)
+        return found.triple(parent)
 
     def _sharpen(self, index: int, region: Region, found: Bounds, method: str) -> None:
         """Better bounds for the units of a node that matter."""
@@ -165,9 +181,9 @@ class Propagation:
             if not math.isinf(self.r):
                 self._by_norms(index, region, found)
                 return
-            if index in self._plain:
+            if index in self.graph.plain:
                 return
-        if method != "crown" or index in self._settled:
+        if method != "crown" or index in self.graph.settled:
             return
         low, high, error = found.triple(index)
         wanted = self._undecided(index, low - error, high + error)
@@ -191,7 +207,7 @@ class Propagation:
         low, high, error = found.triple(index)
         wanted = self._undecided(index, low - error, high + error)
         count = int(wanted.flatten(1).sum(1).max())
-        if 0 < count <= most and index not in self._settled:
+        if 0 < count <= most and index not in self.graph.settled:
             self._by_rows(index, wanted, region, self.relaxations(found, below=index), found, 0)
             found.high[index] = torch.maximum(found.low[index], found.high[index])
 
@@ -233,8 +249,8 @@ class Propagation:
                 if isinstance(node.operation, Activation):
                     wanted |= node.operation.bend(low, high)
                 elif isinstance(node.operation, Maximum):
-                    present = node.operation.present(high)
-                    wanted |= present >= node.operation.present(low).amax(-1, keepdim=True)
+                    rival = node.operation.windows(high) >= node.operation.apply(low)[..., None]
+                    wanted |= node.operation.fold(rival.to(low)) > 0
                 else:
                     wanted |= True
         return wanted
@@ -243,7 +259,7 @@ class Propagation:
         """The dual norm of every row times the radius, where that is better than the box."""
         if index not in self._norms:
             slack = 1 + (math.prod(self.graph.source) + 4) * torch.finfo(region.x.dtype).eps
-            self._norms[index] = slack * _row_norms(self.graph, index, self.r, region.x)
+            self._norms[index] = slack * row_norms(self.graph, index, self.r, region.x)
         middle = self._middle(index, region.x)
         reach = region.t.view(-1, *(1,) * (middle.ndim - 1)) * self._norms[index]
         found.low[index] = torch.maximum(found.low[index], middle - reach)
@@ -266,59 +282,3 @@ def specification(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     others = torch.arange(classes, device=y.device).expand(len(y), classes)
     others = others[others != y[:, None]].view(len(y), classes - 1)
     return eye[y][:, None] - eye[others]
-
-
-def _box_form(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    flat, low, high = flat_rows(a), flat_maps(low), flat_maps(high)
-    return (flat.clamp_min(0) @ low[:, :, None] + flat.clamp_max(0) @ high[:, :, None]).squeeze(2)
-
-
-def _product_interval(operation: Product, parents: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    (xl, xh, xe), (yl, yh, ye) = parents
-    cx, wx, cy, wy = (xl + xh) / 2, (xh - xl) / 2 + xe, (yl + yh) / 2, (yh - yl) / 2 + ye
-    centre = operation.of(cx, cy)
-    width = operation.of(wx, cy.abs()) + operation.of(cx.abs(), wy) + operation.of(wx, wy)
-    if operation.matrices:
-        return centre - width, centre + width
-    corners = torch.stack([(cx + s * wx) * (cy + q * wy) for s in (-1, 1) for q in (-1, 1)])
-    return corners.amin(0), corners.amax(0)
-
-
-def _plain(graph: Graph) -> frozenset[int]:
-    """Nodes for which interval arithmetic over a box is exact: at most one summing operation away from the input."""
-    depth: dict[int, int] = {0: 0}
-    for index, node in enumerate(graph.nodes[1:], 1):
-        if index in graph.straight:
-            sums = isinstance(node.operation, (Add, Dense, Convolution)) or getattr(node.operation, "terms", 1) > 2
-            depth[index] = sum(depth[p] for p in node.parents) + (1 if sums else 0) + (len(node.parents) > 1)
-    return frozenset(index for index, deep in depth.items() if deep <= 1)
-
-
-def _settled(graph: Graph) -> frozenset[int]:
-    """Values of activations and maxima, possibly rearranged: their intervals follow from their arguments' bounds."""
-    found: set[int] = set()
-    for index, node in enumerate(graph.nodes):
-        moved = isinstance(node.operation, Rearrangement) and node.operation.terms <= 1 and node.parents[0] in found
-        if moved or isinstance(node.operation, (Activation, Maximum)):
-            found.add(index)
-    return frozenset(found)
-
-
-def _row_norms(graph: Graph, index: int, r: float, like: Tensor) -> Tensor:
-    """Dual norm of every row of the matrix from the input to a node that is affine in it."""
-    shape, size = graph.nodes[index].shape, math.prod(graph.source)
-    units, norms = math.prod(shape), []
-    step = max(1, MEMORY // (4 * max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])))
-    for begin in range(0, units, step):
-        rows = torch.arange(begin, min(begin + step, units), device=like.device)
-        a = torch.zeros(len(rows), units, dtype=like.dtype, device=like.device)
-        a[torch.arange(len(rows)), rows] = 1
-        pending = {index: a.view(len(rows), *shape)}
-        for k in range(index, 0, -1):
-            if k in pending:
-                a, node = pending.pop(k), graph.nodes[k]
-                for parent in node.parents:
-                    part = node.operation.pull(a)[0] if isinstance(node.operation, Affine) else a
-                    pending[parent] = pending[parent] + part if parent in pending else part
-        norms.append(norm(pending[0].view(len(rows), size), conjugate(r)))
-    return torch.cat(norms).view(shape)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wassertight.certificates.propagation.graph import Graph, Node, Operation
+from wassertight.certificates.propagation.attention import batch_first_attention
+from wassertight.certificates.propagation.graph import Graph, Node, Operation, pruned
 from wassertight.certificates.propagation.operations import Shape
 from wassertight.types import Model, UnsupportedLayerError
 
@@ -42,6 +43,7 @@ class Reader:
         dtype, device: of every constant in the graph.
         name: the operation being read and its place, for messages.
         target: shape of the value the recorded operation gives, without the batch dimension.
+        coarsest: the least precise floating-point type among the values read.
     """
 
     dtype: torch.dtype
@@ -49,6 +51,7 @@ class Reader:
     nodes: list[Node] = field(default_factory=list)
     name: str = "input"
     target: Any = ()
+    coarsest: torch.dtype = torch.float64
 
     def shape(self, ref: Ref) -> Shape:
         return self.nodes[ref.index].shape
@@ -105,8 +108,10 @@ def read_graph(model: Model, x: Tensor, *, dtype: torch.dtype, device: torch.dev
 
     program = _record(model, x[:1].expand(_BATCH, *x.shape[1:]).contiguous())
     reader = Reader(dtype=dtype, device=device)
-    known = _constants(program)
+    held = _constants(program)
+    known = dict(held)
     result: Any = None
+    places = {recorded: place for place, recorded in enumerate(program.graph.nodes)}
     for recorded in program.graph.nodes:
         if recorded.op == "placeholder":
             if recorded.name not in known:
@@ -124,9 +129,11 @@ def read_graph(model: Model, x: Tensor, *, dtype: torch.dtype, device: torch.dev
         if recorded.target is operator.getitem:
             known[recorded.name] = arguments[0][arguments[1]]
             continue
+        if _word(recorded.target).startswith("_assert"):
+            continue
+        _admit(recorded, reader, places, held)
         if not _depends((*arguments, *keywords.values())):
-            with torch.no_grad():
-                known[recorded.name] = recorded.target(*arguments, **keywords)
+            known[recorded.name] = _evaluated(recorded, arguments, keywords, reader)
             continue
         reader.target = _target(recorded, reader)
         word = _word(recorded.target)
@@ -153,9 +160,11 @@ def _record(model: Model, examples: Tensor) -> Any:
     level = chatter.level
     try:
         chatter.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), batch_first_attention():
             warnings.simplefilter("ignore")
-            return torch.export.export(module, (examples,))
+            return torch.export.export(module, (examples,), strict=False)
+    except UnsupportedLayerError:
+        raise
     except Exception as error:  # torch.export raises errors of many kinds for what it cannot record
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsupportedLayerError(
@@ -201,13 +210,55 @@ def _depends(values: Any) -> bool:
     return isinstance(values, (list, tuple)) and any(_depends(value) for value in values)
 
 
+def _admit(recorded: Any, reader: Reader, places: dict[Any, int], held: dict[str, Any]) -> None:
+    """Refuse in-place operations on values that are read again."""
+    schema = getattr(recorded.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return
+    changed = _storage(recorded.args[0])
+    if changed.op == "get_attr" or changed.name in held:
+        raise reader.refuse("a buffer that every pass changes")
+    for other in places:
+        if (
+            places[other] < places[recorded]
+            and _storage(other) is changed
+            and any(places[user] > places[recorded] for user in other.users)
+        ):
+            raise reader.refuse("an in-place operation on a value that is read again afterwards")
+
+
+def _evaluated(recorded: Any, arguments: Any, keywords: Any, reader: Reader) -> Any:
+    """An operation on constants; random numbers are none."""
+    random = torch.Tag.nondeterministic_seeded in getattr(recorded.target, "tags", ())
+    if random and "dropout" not in _word(recorded.target):
+        raise reader.refuse("a random number, so the model is not one function")
+    with torch.no_grad():
+        return recorded.target(*arguments, **keywords)
+
+
+def _storage(recorded: Any) -> Any:
+    """The node whose memory a node's value may share, itself if none."""
+    while recorded.op == "call_function":
+        schema = getattr(recorded.target, "_schema", None)
+        shared = schema is not None and any(value.alias_info is not None for value in schema.returns)
+        if not shared and "dropout" not in _word(recorded.target) and recorded.target is not operator.getitem:
+            break
+        recorded = recorded.args[0]
+    return recorded
+
+
 def _target(recorded: Any, reader: Reader) -> Any:
     value = recorded.meta.get("val")
-    if isinstance(value, (list, tuple)):
-        return [tuple(part.shape[1:]) for part in value]
-    if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != _BATCH:
-        raise reader.refuse("its value is not one entry a sample (an operation across the batch dimension?)")
-    return tuple(value.shape[1:])
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    for part in parts:
+        if not isinstance(part, Tensor) or part.ndim == 0 or part.shape[0] != _BATCH:
+            raise reader.refuse("its value is not one entry a sample (an operation across the batch dimension?)")
+        if part.dtype not in (torch.float32, torch.float64):
+            raise reader.refuse(f"its values are of {str(part.dtype).removeprefix('torch.')}, not float32 or float64")
+        if part.dtype == torch.float32:
+            reader.coarsest = torch.float32
+    shapes = [tuple(part.shape[1:]) for part in parts]
+    return shapes if isinstance(value, (list, tuple)) else shapes[0]
 
 
 def _checked(model: Model, x: Tensor, reader: Reader, result: Any) -> Graph:
@@ -216,9 +267,14 @@ def _checked(model: Model, x: Tensor, reader: Reader, result: Any) -> Graph:
     shape = reader.shape(result)
     if len(shape) != 1:
         raise UnsupportedLayerError(f"the network ends in features of shape {shape}, not in one row of logits")
-    graph = _pruned(reader.nodes, result.index)
+    graph = pruned(reader.nodes, result.index)
+    points = torch.cat((x, _between(x)))
     with torch.no_grad():
-        there, here = model(x), graph.logits(x.to(device=reader.device, dtype=reader.dtype))
+        there, here = model(points), graph.logits(points.to(device=reader.device, dtype=reader.dtype))
+    if reader.coarsest == torch.float32 and there.dtype == torch.float64:
+        raise UnsupportedLayerError(
+            "the model computes in float32 inside and answers in float64: convert it to float32"
+        )
     single = there.dtype != torch.float64 or reader.dtype != torch.float64
     gap, allowed = float((there.to(here) - here).abs().max()), (1e-3 if single else 1e-8)
     if not gap <= allowed * (1 + float(here.abs().max())):
@@ -226,22 +282,8 @@ def _checked(model: Model, x: Tensor, reader: Reader, result: Any) -> Graph:
     return graph
 
 
-def _pruned(nodes: list[Node], output: int) -> Graph:
-    """Only what the logits depend on, in the same order."""
-    needed = {output}
-    for index in range(output, -1, -1):
-        if index in needed:
-            needed.update(nodes[index].parents)
-    kept = sorted(needed | {0})
-    place = {old: new for new, old in enumerate(kept)}
-    return Graph(
-        tuple(
-            Node(
-                name=nodes[old].name,
-                operation=nodes[old].operation,
-                parents=tuple(place[p] for p in nodes[old].parents),
-                shape=nodes[old].shape,
-            )
-            for old in kept
-        )
-    )
+def _between(x: Tensor) -> Tensor:
+    """Other points within the data's range: entries mixed at random with other entries of the same sample."""
+    share = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(x)
+    moved = x.flatten(1).roll(1, 1).view_as(x)
+    return x + share * (moved - x)

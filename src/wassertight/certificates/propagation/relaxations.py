@@ -112,12 +112,13 @@ class Bilinear:
 
 @dataclass(frozen=True, kw_only=True)
 class Largest:
-    """A maximum over the last axis: from below its most promising entry, from above a plane or a constant.
+    """A maximum over windows: from below its most promising entry, from above a plane or a constant.
 
     With m the largest lower bound, `max z <= m + sum over k of (z_k - m)_+`, every summand below its chord; where the
     constant `max high` is smaller at the middle of the box, that is used.
     """
 
+    operation: Maximum
     pick: Tensor
     slope: Tensor
     shift: Tensor
@@ -125,8 +126,12 @@ class Largest:
 
     @classmethod
     def of(cls, operation: Maximum, low: Tensor, high: Tensor, error: Tensor) -> Largest:
-        """From bounds (n, *shape, entries) of the argument."""
-        low, high = operation.present(low - error), operation.present(high + error)
+        """From bounds (n, *source) of the argument."""
+        low, high, error = (
+            operation.windows(low - error),
+            operation.windows(high + error),
+            operation.windows(error, outside=0.0),
+        )
         floor, best = low.max(-1)
         pick = torch.nn.functional.one_hot(best, low.shape[-1]).to(low.dtype)
         reach = high > floor[..., None]
@@ -141,16 +146,21 @@ class Largest:
         top = high.amax(-1)
         flat = (top < middle)[..., None]
         slope = torch.where(flat, 0.0, chord)
-        shift = torch.where(flat[..., 0], top, constant)
-        charge = torch.where(torch.isfinite(error), error, 0.0)
-        return cls(pick=pick[:, None], slope=slope[:, None], shift=shift[:, None], error=charge[:, None])
+        sizes = floor.abs() + (chord * torch.maximum(safe_low.abs(), safe_high.abs())).sum(-1)
+        pad = (4 + low.shape[-1]) * torch.finfo(low.dtype).eps * sizes
+        shift = torch.where(flat[..., 0], top, constant + pad)
+        return cls(
+            operation=operation, pick=pick[:, None], slope=slope[:, None], shift=shift[:, None], error=error[:, None]
+        )
 
     def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
         below = a.clamp_max(0)
         above = a - below
         constant = dot(below, self.shift + (self.slope * self.error).sum(-1))
         constant = constant - dot(above, (self.pick * self.error).sum(-1))
-        return [above[..., None] * self.pick + below[..., None] * self.slope], constant
+        rows = above[..., None] * self.pick + below[..., None] * self.slope
+        folded = self.operation.fold(rows.flatten(0, 1))
+        return [folded.reshape(*rows.shape[:2], *folded.shape[1:])], constant
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

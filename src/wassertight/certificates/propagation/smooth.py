@@ -202,9 +202,10 @@ def logarithm() -> Curve:
     )
 
 
-def reciprocal() -> Curve:
+def reciprocal(least: float = -math.inf) -> Curve:
     """`1 / a` for intervals without 0: convex right of it, concave left."""
     return Curve(
+        least=least,
         name="reciprocal",
         function=torch.reciprocal,
         value=torch.reciprocal,
@@ -230,9 +231,10 @@ def square_root() -> Curve:
     )
 
 
-def reciprocal_root() -> Curve:
+def reciprocal_root(least: float = -math.inf) -> Curve:
     """`1 / sqrt(a)` for a > 0."""
     return Curve(
+        least=least,
         name="rsqrt",
         function=torch.rsqrt,
         value=torch.rsqrt,

@@ -18,10 +18,10 @@ from torch.nn import functional
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.layout import channels_last, flat_maps, flat_rows
-from wassertight.certificates.propagation.operations import Add, Convolution
+from wassertight.certificates.propagation.operations import Add, Convolution, Maximum
 from wassertight.certificates.propagation.operations import Elementwise as Scaling
 from wassertight.certificates.propagation.region import Region
-from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
+from wassertight.certificates.propagation.relaxations import Elementwise, Largest, Relaxation
 from wassertight.geometry import conjugate
 
 _MEMORY = 4 * 10**6
@@ -38,11 +38,9 @@ class _Geometry:
     stride: tuple[int, int]
     padding: tuple[int, int]
 
-    def through(self, op: Convolution) -> _Geometry:
+    def through(self, op: Convolution | Maximum) -> _Geometry:
         return _Geometry(
-            tuple(
-                (self.size[k] - 1) * op.stride[k] + op.dilation[k] * (op.weight.shape[2 + k] - 1) + 1 for k in (0, 1)
-            ),  # type: ignore[arg-type]
+            tuple((self.size[k] - 1) * op.stride[k] + op.dilation[k] * (op.kernel[k] - 1) + 1 for k in (0, 1)),  # type: ignore[arg-type]
             tuple(self.stride[k] * op.stride[k] for k in (0, 1)),  # type: ignore[arg-type]
             tuple(self.padding[k] * op.stride[k] + op.padding[k] for k in (0, 1)),  # type: ignore[arg-type]
         )
@@ -71,11 +69,11 @@ def _fields(graph: Graph, start: int) -> dict[int, _Geometry] | None:
         if index not in found:
             continue
         node = graph.nodes[index]
-        if not isinstance(node.operation, (Convolution, Scaling, Add, Activation)) or len(node.shape) != 3:
+        if not isinstance(node.operation, (Convolution, Maximum, Scaling, Add, Activation)) or len(node.shape) != 3:
             return None
         here = found[index]
         for parent in node.parents:
-            there = here.through(node.operation) if isinstance(node.operation, Convolution) else here
+            there = here.through(node.operation) if isinstance(node.operation, (Convolution, Maximum)) else here
             if parent in found and found[parent].stride != there.stride:
                 return None
             found[parent] = found[parent].joined(there) if parent in found else there
@@ -131,8 +129,10 @@ class _Pull:
                 a = a * self._gather(operation.scale[None], here, one=True)
             elif isinstance(operation, Activation):
                 a = self._relax(a, index)
+            elif isinstance(operation, Maximum):
+                a = self._largest(a, operation, index)
             for parent in node.parents:
-                place = here.through(operation) if isinstance(operation, Convolution) else here
+                place = here.through(operation) if isinstance(operation, (Convolution, Maximum)) else here
                 part = _embedded(a, place, self.fields[parent])
                 rows[parent] = rows[parent] + part if parent in rows else part
         return self.constant + self._minimum(rows[0])
@@ -144,7 +144,7 @@ class _Pull:
 
     def _convolve(self, a: Tensor, op: Convolution, index: int) -> Tensor:
         here = self.fields[index]
-        if index == self.start and op.groups == 1:
+        if index == self.start and op.groups == 1 and op.dilation == (1, 1):
             a = op.weight[self.channel]
             shift = op.bias[self.channel]
             self.constant = self.constant + torch.stack((shift, -shift))
@@ -175,6 +175,27 @@ class _Pull:
         self.constant = self.constant + _dot(below, shift_gap)
         return torch.addcmul(a * slope, below, slope_gap)
 
+    def _largest(self, a: Tensor, op: Maximum, index: int) -> Tensor:
+        largest = self.relaxations[index]
+        assert isinstance(largest, Largest)
+        here, count = self.fields[index], op.kernel[0] * op.kernel[1]
+
+        def entries(v: Tensor) -> Tensor:
+            """Every unit's windows of a map (n, 1, channels, height, width, entries)."""
+            flat = self._gather(v[:, 0].permute(0, 1, 4, 2, 3).flatten(1, 2), here)
+            return flat.reshape(len(flat), -1, count, *flat.shape[2:]).permute(0, 1, 3, 4, 2)
+
+        pick, slope, error = entries(largest.pick), entries(largest.slope), largest.error
+        raised = self._gather((largest.shift + (largest.slope * error).sum(-1))[:, 0], here)
+        lowered = self._gather((largest.pick * error).sum(-1)[:, 0], here)
+        below = a.clamp_max(0)
+        above = a - below
+        self.constant = self.constant + _dot(below, raised)
+        self.constant = self.constant - _dot(above, lowered)
+        rows = above[..., None] * pick + below[..., None] * slope
+        spread = op.spread(rows.flatten(0, 1))
+        return spread.reshape(*rows.shape[:2], *spread.shape[1:])
+
     def _gather(self, v: Tensor, field: _Geometry, *, one: bool = False) -> Tensor:
         """Every unit's window of a map (n, channels, H, W), zero outside: (units, channels, *size)."""
         _, height, width = self.graph.nodes[self.start].shape
@@ -197,7 +218,8 @@ class _Pull:
                 field.size[k], device=place.device
             )
             masks.append(((at >= 0) & (at < shape[1 + k])).to(self.constant.dtype))
-        return (masks[0][:, :, None] * masks[1][:, None, :])[:, None]
+        inside: Tensor = masks[0][:, :, None] * masks[1][:, None, :]
+        return inside[:, None]
 
     def _minimum(self, a: Tensor) -> Tensor:
         region, field = self.region, self.fields[0]
