@@ -5,8 +5,8 @@ patterns, so a radius is proved when every leaf has a positive bound at it. Leav
 was split stays split, and only leaves not yet proved at the new radius are bounded again. So the certified radius
 grows as long as there is time, and whatever was proved last is returned.
 
-Bounds of a leaf are backward bounds with optimised slopes and multipliers (`slopes`); inner bounds are taken from the
-root of the radius and bounded afresh under the leaf's signs where that costs little. The unit to split is the one
+Bounds of a leaf are backward bounds with optimised slopes and multipliers (`slopes`); inner bounds are those of
+the root of the radius. The unit to split is the one
 whose two lines cost the bound most, the best of a few being found by bounding both children (2104.06718 filters so).
 """
 
@@ -34,17 +34,13 @@ class Effort:
         leaves: most leaves of one sample.
         batch: leaves split at once.
         ascents: gradient steps on the slopes of a leaf.
-        inner: gradient steps behind inner bounds at the root of every radius.
-        fresh: most undecided units of an inner node that are bounded afresh for every leaf.
         tries: units whose children are bounded before one is split.
     """
 
     seconds: float = 10.0
     leaves: int = 20_000
     batch: int = 48
-    ascents: int = 8
-    inner: int = 4
-    fresh: int = 48
+    ascents: int = 4
     tries: int = 3
 
 
@@ -88,17 +84,22 @@ class Search:
         self.sizes = [int(torch.tensor(graph.nodes[k].shape).prod()) for k in self.hinges]
         self.splits = self.evaluations = 0
 
-    def run(self, x: Tensor, y: Tensor, proved: float, ceiling: float, tolerance: float) -> float:
+    def run(
+        self, x: Tensor, y: Tensor, proved: float, ceiling: float, tolerance: float, goal: float | None = None
+    ) -> float:
         """A radius >= `proved` that is proved for x (1, *features) with label y (1,).
 
         Args:
             proved: a radius already proved.
             ceiling: no larger radius can be proved (an attack's distance); inf where none is known.
+            goal: the one radius that matters; all time goes to it.
         """
         self.x, self.spec = x, specification(y, self.graph.classes, x.dtype)[0]
         self.leaves = self._first(len(self.spec))
         begun = time.perf_counter()
         end = begun + self.effort.seconds
+        if goal is not None:
+            return goal if self._verify(goal, end) else proved
         low, high = proved, ceiling
         failed, share = float("inf"), 0.4
         while time.perf_counter() < end and (high - low) > tolerance * high:
@@ -133,6 +134,7 @@ class Search:
         """Whether every leaf is proved at radius t before the deadline; splits leaves on the way."""
         region = self.propagation.enter(Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box))
         root = self.propagation.bounds(region)
+        self.root = self.propagation.relaxations(root)
         open_rows = (self.leaves.reached < t).nonzero().squeeze(1)
         for rows in torch.split(open_rows, 2 * self.effort.batch) if len(open_rows) else ():
             self._store(rows, self._bounded(self.leaves.part(rows), region, root, t))
@@ -176,7 +178,7 @@ class Search:
                 joined = joined.joined(other)
             values = torch.cat(
                 [
-                    self._evaluate(joined.part(rows), region, root, iterations=0, fresh=0)[0]
+                    self._evaluate(joined.part(rows), region, root, iterations=0)[0]
                     for rows in torch.split(torch.arange(len(joined), device=chosen.device), 4 * self.effort.batch)
                 ]
             ).view(tries, 2, n)
@@ -193,7 +195,7 @@ class Search:
 
     def _bounded(self, part: _Leaves, region: Region, root: Bounds, t: float) -> _Leaves:
         """The leaves with new bounds, slopes, multipliers and candidates to split."""
-        value, ascent, relaxations = self._evaluate(part, region, root, self.effort.ascents, self.effort.fresh)
+        value, ascent, relaxations = self._evaluate(part, region, root, self.effort.ascents)
         part.bound = value
         part.reached = torch.where(value > 0, torch.full_like(part.reached, t), part.reached)
         pieces = {"choices": [], "held": [], "score": []}  # type: ignore[var-annotated]
@@ -210,7 +212,7 @@ class Search:
         return part
 
     def _evaluate(
-        self, part: _Leaves, region: Region, root: Bounds, iterations: int, fresh: int
+        self, part: _Leaves, region: Region, root: Bounds, iterations: int
     ) -> tuple[Tensor, Ascent, dict[int, Relaxation]]:
         n = len(part)
         self.evaluations += n * (iterations + 1)
@@ -232,8 +234,12 @@ class Search:
                 sides[argument], held[argument] = s.view(shape), h.view(shape)
             if not bool(c.isnan().any()):
                 choices[hinge] = c.view(shape)
-        bounds, empty = self._under(root, sides, wide, fresh)
-        relaxations = self.propagation.relaxations(bounds)
+        relaxations = dict(self.root)
+        for hinge in self.hinges:
+            if self.arguments[hinge] in sides:
+                relaxation = self.root[hinge]
+                assert isinstance(relaxation, Elementwise)
+                relaxations[hinge] = relaxation.fixed(sides[self.arguments[hinge]])
         a = self.spec[part.target][:, None]
         allowance = (a.abs() * root.error[self.last][:, None]).sum(2)
         ascent = ascend(
@@ -241,31 +247,7 @@ class Search:
             offset=-allowance,
         )  # fmt: skip
         value = (ascent.best - allowance).squeeze(1)
-        value = torch.where(bounds.lost | value.isnan(), -torch.inf, value)
-        return torch.where(empty, torch.inf, value), ascent, relaxations
-
-    def _under(self, root: Bounds, sides: dict[int, Tensor], region: Region, fresh: int) -> tuple[Bounds, Tensor]:
-        """Bounds of every leaf: the root's, cut by the leaf's signs, some bounded afresh; and leaves with no points."""
-        n = len(region.x)
-        found = Bounds(
-            low={k: v.expand(n, *v.shape[1:]) for k, v in root.low.items()},
-            high={k: v.expand(n, *v.shape[1:]) for k, v in root.high.items()},
-            error={k: v.expand(n, *v.shape[1:]) for k, v in root.error.items()},
-            lost=root.lost.expand(n),
-        )
-        empty = torch.zeros(n, dtype=torch.bool, device=region.x.device)
-        split = False
-        for index in self.graph.bent:
-            if split and fresh and index not in self.graph.straight:
-                self.propagation.refresh(index, region, found, fresh)
-            if index in sides:
-                split = True
-                side, (low, high, error) = sides[index][:, 0], found.triple(index)
-                empty |= (((side > 0) & (high + error < 0)) | ((side < 0) & (low - error > 0))).flatten(1).any(1)
-                low = torch.where(side > 0, torch.maximum(low, error), low)
-                high = torch.where(side < 0, torch.minimum(high, -error), high)
-                found.low[index], found.high[index] = torch.minimum(low, high), torch.maximum(low, high)
-        return found, empty
+        return torch.where(root.lost | value.isnan(), -torch.inf, value), ascent, relaxations
 
 
 def _score(ascent: Ascent, relaxations: dict[int, Relaxation], hinge: int) -> Tensor:

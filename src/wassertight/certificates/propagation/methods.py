@@ -123,7 +123,7 @@ class BranchAndBound(CertificateMethod):
     Args:
         seconds: wall time a sample.
         tolerance: relative width of the bracket at which a sample is done.
-        leaves, batch, ascents, inner, fresh, tries: see `branching.Effort`.
+        leaves, batch, ascents, tries: see `branching.Effort`.
         precision: as for LinearPropagation.
     """
 
@@ -133,9 +133,7 @@ class BranchAndBound(CertificateMethod):
     tolerance: float = 1e-3
     leaves: int = 20_000
     batch: int = 48
-    ascents: int = 8
-    inner: int = 4
-    fresh: int = 48
+    ascents: int = 4
     tries: int = 3
     precision: str = "auto"
 
@@ -143,7 +141,7 @@ class BranchAndBound(CertificateMethod):
         _check(self.tolerance, self.leaves, self.precision)
         if not self.seconds > 0:
             raise InputError(f"seconds must be positive, got {self.seconds}")
-        for name in ("batch", "ascents", "inner", "fresh", "tries"):
+        for name in ("batch", "ascents", "tries"):
             if getattr(self, name) < (1 if name in ("batch", "tries") else 0):
                 raise InputError(f"{name} must not be negative (batch and tries at least 1), got {getattr(self, name)}")
 
@@ -153,20 +151,27 @@ class BranchAndBound(CertificateMethod):
         first = _bracketed(LinearPropagation(precision=self.precision), task, "crown", reading)
         return self.improve(task, first, range(len(task.x)), reading)
 
-    def improve(self, task: Task, first: Proved, rows: Sequence[int], reading: Reading | None = None) -> Proved:
-        """Proved radii grown by branch and bound for the given samples, in their order."""
+    def improve(
+        self,
+        task: Task,
+        first: Proved,
+        rows: Sequence[int],
+        reading: Reading | None = None,
+        goal: float | None = None,
+    ) -> Proved:
+        """Proved radii grown by branch and bound for the given samples, in their order; to `goal` alone if given."""
         reading = reading or Reading.of(task, self.precision)
         effort = Effort(
-            seconds=self.seconds, leaves=self.leaves, batch=self.batch, ascents=self.ascents, inner=self.inner,
-            fresh=self.fresh, tries=self.tries,
+            seconds=self.seconds, leaves=self.leaves, batch=self.batch, ascents=self.ascents,
+            tries=self.tries,
         )  # fmt: skip
-        propagation = Propagation(reading.graph, task.threat.r, rounding=reading.rounding, inner=self.inner)
+        propagation = Propagation(reading.graph, task.threat.r, rounding=reading.rounding)
         search = Search(propagation, task.threat.bounds, effort)
         radii = first.radii.clone()
         chosen = [i for i in rows if float(radii[i]) < float(task.upper[i]) / (1 + self.tolerance)]
         for done, i in enumerate(chosen):
             x = task.x[i : i + 1].to(reading.dtype)
-            found = search.run(x, task.y[i : i + 1], float(radii[i]), float(task.upper[i]), self.tolerance)
+            found = search.run(x, task.y[i : i + 1], float(radii[i]), float(task.upper[i]), self.tolerance, goal)
             radii[i] = max(float(radii[i]), found)
             task.tell(done + 1, len(chosen))
         return dataclasses.replace(
@@ -210,12 +215,14 @@ class Auto(CertificateMethod):
         end = time.perf_counter() + (float("inf") if self.total is None else self.total)
         method = BranchAndBound(seconds=self.seconds, precision=self.precision)
         quiet = dataclasses.replace(task, progress=None)
+        # a verified radius counts as inside its own closed ball, so p = inf needs the threat's radius itself
+        goal = task.threat.radius if math.isinf(task.threat.p) else None
         searched: set[int] = set()
         while time.perf_counter() < end:
             rows = [i for i in matters(proved.radii, task.upper, task.weights, task.threat) if i not in searched]
             if not rows:
                 return proved
-            proved = method.improve(quiet, proved, rows[:1], reading)
+            proved = method.improve(quiet, proved, rows[:1], reading, goal)
             searched.add(rows[0])
             task.tell(len(searched), len(searched) + len(rows) - 1)
         return dataclasses.replace(proved, status=Status.STAGNATED if searched else proved.status)

@@ -30,7 +30,6 @@ from wassertight.certificates.propagation.operations import (
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Bilinear, Elementwise, Largest, Relaxation
 from wassertight.certificates.propagation.rounding import Rounding
-from wassertight.certificates.propagation.slopes import ascend
 from wassertight.certificates.propagation.windows import window_bounds, windows_pay
 
 METHODS = ("interval", "crown-ibp", "crown")
@@ -64,11 +63,10 @@ class Propagation:
         r: order of the ground norm.
         method: "interval", "crown-ibp" (intervals inside, backward bounds of the margins), or "crown".
         rounding: how far floating point may move values.
-        inner: gradient steps on the slopes behind every inner bound that plain backward bounds leave undecided.
     """
 
-    def __init__(self, graph: Graph, r: float, *, method: str = "crown", rounding: Rounding, inner: int = 0) -> None:
-        self.r, self.method, self.rounding, self.inner = r, method, rounding, inner
+    def __init__(self, graph: Graph, r: float, *, method: str = "crown", rounding: Rounding) -> None:
+        self.r, self.method, self.rounding = r, method, rounding
         self.entry, self.graph = split_entry(graph) if math.isinf(r) else ((), graph)
         self.affine = len(graph.nodes) - 1 in graph.straight
         graph = self.graph
@@ -196,20 +194,8 @@ class Propagation:
             found.low[index][wanted] = torch.maximum(low[wanted], lower)
             found.high[index][wanted] = torch.minimum(high[wanted], upper)
         else:
-            self._by_rows(index, wanted, region, relaxations, found, 0)
-        if self.inner:
-            wanted = self._undecided(index, found.low[index] - error, found.high[index] + error)
-            self._by_rows(index, wanted, region, relaxations, found, self.inner)
+            self._by_rows(index, wanted, region, relaxations, found)
         found.high[index] = torch.maximum(found.low[index], found.high[index])
-
-    def refresh(self, index: int, region: Region, found: Bounds, most: int) -> None:
-        """Bound an inner node afresh, from the bounds before it, if no more than so many of its units are undecided."""
-        low, high, error = found.triple(index)
-        wanted = self._undecided(index, low - error, high + error)
-        count = int(wanted.flatten(1).sum(1).max())
-        if 0 < count <= most and index not in self.graph.settled:
-            self._by_rows(index, wanted, region, self.relaxations(found, below=index), found, 0)
-            found.high[index] = torch.maximum(found.low[index], found.high[index])
 
     def _by_rows(
         self,
@@ -218,24 +204,20 @@ class Propagation:
         region: Region,
         relaxations: dict[int, Relaxation],
         found: Bounds,
-        iterations: int,
     ) -> None:
-        """Backward bounds of the wanted units (n, *shape), slopes optimised where iterations are given."""
+        """Backward bounds of the wanted units (n, *shape)."""
         graph, low, high, wanted = self.graph, found.low[index], found.high[index], wanted.flatten(1)
         shape, most = low.shape, int(wanted.sum(1).max())
         rows = wanted.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
         widest = max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])
-        step = max(1, MEMORY // ((12 if iterations else 3) * widest * len(low)))
+        step = max(1, MEMORY // (3 * widest * len(low)))
         low, high = low.flatten(1).clone(), high.flatten(1).clone()
         for part in torch.split(rows, step, dim=1):
             hot = torch.zeros(*part.shape, wanted.shape[1], dtype=low.dtype, device=low.device)
             hot.scatter_(2, part[:, :, None], 1.0)
             hot = hot.view(*part.shape, *shape[1:])
             a = torch.cat((hot, -hot), 1)
-            if iterations:
-                both = ascend(graph, index, a, region, relaxations, iterations=iterations).best
-            else:
-                both = lower_bounds(graph, index, a, region, relaxations, tight=False)
+            both = lower_bounds(graph, index, a, region, relaxations, tight=False)
             lower, upper = both.chunk(2, dim=1)
             low.scatter_(1, part, torch.maximum(low.gather(1, part), lower))
             high.scatter_(1, part, torch.minimum(high.gather(1, part), -upper))

@@ -72,6 +72,19 @@ class Elementwise:
         )
         return replace(self, lines=lines)
 
+    def fixed(self, side: Tensor) -> Elementwise:
+        """The same where branches fix signs: side +1 for arguments known >= 0, -1 for <= 0, else 0, (n, 1, *shape)."""
+        assert self.free is not None
+        known, slope = side != 0, torch.where(side > 0, self.hinge[1], self.hinge[0]).to(self.error.dtype)
+        charge = slope.abs() * self.error
+        lines = Enclosure(
+            lower_slope=torch.where(known, slope, self.lines.lower_slope),
+            lower_shift=torch.where(known, -charge, self.lines.lower_shift),
+            upper_slope=torch.where(known, slope, self.lines.upper_slope),
+            upper_shift=torch.where(known, charge, self.lines.upper_shift),
+        )
+        return replace(self, lines=lines, free=self.free & ~known)
+
     def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
         lines = self.lines
         below = a.clamp_max(0)
