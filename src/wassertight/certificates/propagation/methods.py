@@ -237,7 +237,7 @@ def matters(radii: Tensor, upper: Tensor, weights: Tensor, threat: ThreatModel) 
     """
     ajar = upper > radii * (1 + _CLOSED)
     if math.isinf(threat.p):
-        ajar &= (radii <= threat.radius) & (upper > threat.radius)
+        ajar &= (radii < threat.radius) & (upper > threat.radius)
     elif threat.radius > 0 and len(radii):
         mass = float(weights.sum())
         # misclassified samples are free: the whole budget goes to the rest, over the rest's share of the mass
