@@ -202,7 +202,9 @@ def region_points(x: Tensor, t: Tensor, r: float, bounds: tuple[float, float] | 
     else:
         ends = torch.cat((torch.eye(size), -torch.eye(size))).double()
     away = torch.randn(n, size, generator=generator, dtype=torch.float64)
-    away = torch.cat((away.sign() if math.isinf(r) else away, away * (torch.rand(away.shape, generator=generator) < 0.3)))
+    away = torch.cat(
+        (away.sign() if math.isinf(r) else away, away * (torch.rand(away.shape, generator=generator) < 0.3))
+    )
     away = away / norm(away, r)[:, None].clamp_min(1e-12)
     inside = away * torch.rand(len(away), 1, generator=generator, dtype=torch.float64)
     steps = torch.cat((ends, away, inside)).view(-1, 1, *x.shape[1:]) * (1 - 1e-12)

@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 import torch
-from random_networks import POINTWISE, Grown, region_points
 from torch import Tensor
 
+from random_networks import POINTWISE, Grown, region_points
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.propagation import METHODS, Propagation
 from wassertight.certificates.propagation.reading import read_graph

@@ -132,9 +132,11 @@ def test_every_word_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some test above reads each operation of the vocabulary; in-place twins and older spellings are aliases."""
     met = set()
     for word, handler in list(HANDLERS.items()):
+
         def spy(reader, a, k, word=word, handler=handler):  # type: ignore[no-untyped-def]  # fmt: skip
             met.add(word)
             return handler(reader, a, k)
+
         monkeypatch.setitem(HANDLERS, word, spy)  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -146,7 +148,7 @@ def test_every_word_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = {word for word in HANDLERS if word not in met and not word.endswith("_")}
     known = {"t", "mm", "_softmax", "_unsafe_view", "_to_copy", "alias", "lift_fresh_copy", "constant_pad_nd", "clip",
              "swapdims", "split_with_sizes", "new_zeros", "new_ones", "zeros_like", "feature_dropout", "reshape",
-             "squeeze", "detach", "narrow", "hardtanh", "relu6"}  # fmt: skip
+             "squeeze", "detach", "contiguous", "narrow", "hardtanh", "relu6"}  # fmt: skip
     assert rest <= known, rest - known
 
 

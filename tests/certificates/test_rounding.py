@@ -39,7 +39,9 @@ def _deep() -> nn.Module:
 
 def _cancelling() -> nn.Module:
     """Large terms that cancel: normalisation by far-away means, biases that undo them."""
-    model = nn.Sequential(nn.Linear(SIZE, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+    model = nn.Sequential(
+        nn.Linear(SIZE, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, CLASSES)
+    )
     with torch.no_grad():
         model[0].bias.add_(50)
         model[1].running_mean.copy_(50 + 0.2 * torch.randn(8))

@@ -22,7 +22,7 @@ def batch_first_attention() -> Iterator[None]:
     """Inside the block every `nn.MultiheadAttention` computes what it always does, in operations on one sample each."""
     original = nn.MultiheadAttention.forward
     try:
-        nn.MultiheadAttention.forward = _forward  # type: ignore[method-assign,assignment]
+        nn.MultiheadAttention.forward = _forward  # type: ignore[method-assign]
         yield
     finally:
         nn.MultiheadAttention.forward = original  # type: ignore[method-assign]
@@ -50,7 +50,7 @@ def _forward(
             raise UnsupportedLayerError(f"multi-head attention with {reason} cannot be bounded")
 
     def heads(z: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
-        return functional.linear(z, weight, bias).unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return functional.linear(z, weight, bias).view(*z.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     if self.in_proj_weight is not None:
         weights = self.in_proj_weight.chunk(3)

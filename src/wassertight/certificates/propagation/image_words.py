@@ -84,9 +84,7 @@ def _batch_norm(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
     heft = shift.abs() if bias is None else shift.abs() + reader.constant(bias).abs()
     shift = shift if bias is None else shift + reader.constant(bias)
     form = (-1,) + (1,) * (len(reader.shape(ref)) - 1)
-    return scaled(
-        reader, ref, scale.view(form), shift.view(form), heft=heft.view(form), terms=_NORMALISATION
-    )
+    return scaled(reader, ref, scale.view(form), shift.view(form), heft=heft.view(form), terms=_NORMALISATION)
 
 
 def _average(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:

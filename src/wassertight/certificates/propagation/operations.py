@@ -216,6 +216,16 @@ class Product:
     def of(self, x: Tensor, y: Tensor) -> Tensor:
         return x @ y if self.matrices else x * y
 
+    def interval(self, parents: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Bounds of the value from low, high and rounding error of both factors."""
+        (cx, wx), (cy, wy) = (((low + high) / 2, (high - low) / 2 + error) for low, high, error in parents)
+        if self.matrices:
+            centre = cx @ cy
+            width = wx @ cy.abs() + cx.abs() @ wy + wx @ wy
+            return centre - width, centre + width
+        corners = torch.stack([(cx + s * wx) * (cy + q * wy) for s in (-1, 1) for q in (-1, 1)])
+        return corners.amin(0), corners.amax(0)
+
     def pull_left(self, a: Tensor, y: Tensor) -> Tensor:
         """Rows on x of `<a, x y>`; y broadcasts over rows."""
         return a @ y.transpose(-1, -2) if self.matrices else a * y
@@ -257,7 +267,10 @@ class Maximum:
         """Entries (m, channels, h, w, entries) of h times w neighbouring windows, summed on the map they cover."""
         (down, right), (vertical, horizontal) = self.dilation, self.stride
         h, w = rows.shape[2:4]
-        size = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip((h, w), self.stride, self.dilation, self.kernel, strict=True)]
+        size = [
+            (n - 1) * s + d * (k - 1) + 1
+            for n, s, d, k in zip((h, w), self.stride, self.dilation, self.kernel, strict=True)
+        ]
         out = rows.new_zeros(*rows.shape[:2], *size)
         for k, part in enumerate(rows.unbind(-1)):
             i, j = down * (k // self.kernel[1]), right * (k % self.kernel[1])

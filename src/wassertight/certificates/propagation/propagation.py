@@ -138,7 +138,7 @@ class Propagation:
             found.error[index] = self.rounding.sum(parents)
         else:
             if isinstance(operation, Product):
-                found.low[index], found.high[index] = _product_interval(operation, parents)
+                found.low[index], found.high[index] = operation.interval(parents)
                 found.error[index] = self.rounding.product(operation, parents)
                 return
             if isinstance(operation, Maximum):
@@ -252,17 +252,6 @@ def specification(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 def _box_form(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
     flat = a.flatten(2)
     return (flat.clamp_min(0) @ low.flatten(1)[:, :, None] + flat.clamp_max(0) @ high.flatten(1)[:, :, None]).squeeze(2)
-
-
-def _product_interval(operation: Product, parents: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    (xl, xh, xe), (yl, yh, ye) = parents
-    cx, wx, cy, wy = (xl + xh) / 2, (xh - xl) / 2 + xe, (yl + yh) / 2, (yh - yl) / 2 + ye
-    centre = operation.of(cx, cy)
-    width = operation.of(wx, cy.abs()) + operation.of(cx.abs(), wy) + operation.of(wx, wy)
-    if operation.matrices:
-        return centre - width, centre + width
-    corners = torch.stack([(cx + s * wx) * (cy + q * wy) for s in (-1, 1) for q in (-1, 1)])
-    return corners.amin(0), corners.amax(0)
 
 
 def _plain(graph: Graph) -> frozenset[int]:

@@ -157,7 +157,7 @@ class Largest:
         constant = dot(below, self.shift + (self.slope * self.error).sum(-1))
         constant = constant - dot(above, (self.pick * self.error).sum(-1))
         rows = above[..., None] * self.pick + below[..., None] * self.slope
-        return [self.operation.fold(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])], constant
+        return [self.operation.fold(rows.flatten(0, 1)).view(*rows.shape[:2], *self.operation.source)], constant
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -39,9 +39,7 @@ class _Geometry:
 
     def through(self, op: Convolution | Maximum) -> _Geometry:
         return _Geometry(
-            tuple(
-                (self.size[k] - 1) * op.stride[k] + op.dilation[k] * (op.kernel[k] - 1) + 1 for k in (0, 1)
-            ),  # type: ignore[arg-type]
+            tuple((self.size[k] - 1) * op.stride[k] + op.dilation[k] * (op.kernel[k] - 1) + 1 for k in (0, 1)),  # type: ignore[arg-type]
             tuple(self.stride[k] * op.stride[k] for k in (0, 1)),  # type: ignore[arg-type]
             tuple(self.padding[k] * op.stride[k] + op.padding[k] for k in (0, 1)),  # type: ignore[arg-type]
         )
@@ -182,7 +180,7 @@ class _Pull:
         def entries(v: Tensor) -> Tensor:
             """Every unit's windows of a map (n, 1, channels, height, width, entries)."""
             flat = self._gather(v[:, 0].permute(0, 1, 4, 2, 3).flatten(1, 2), here)
-            return flat.unflatten(1, (-1, count)).permute(0, 1, 3, 4, 2)
+            return flat.view(len(flat), -1, count, *flat.shape[2:]).permute(0, 1, 3, 4, 2)
 
         pick, slope, error = entries(largest.pick), entries(largest.slope), largest.error
         raised = self._gather((largest.shift + (largest.slope * error).sum(-1))[:, 0], here)
@@ -192,7 +190,8 @@ class _Pull:
         self.constant = self.constant + torch.einsum("rkchw,kchw->rk", below, raised)
         self.constant = self.constant - torch.einsum("rkchw,kchw->rk", above, lowered)
         rows = above[..., None] * pick + below[..., None] * slope
-        return op.spread(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+        spread = op.spread(rows.flatten(0, 1))
+        return spread.view(*rows.shape[:2], *spread.shape[1:])
 
     def _gather(self, v: Tensor, field: _Geometry, *, one: bool = False) -> Tensor:
         """Every unit's window of a map (n, channels, H, W), zero outside: (units, channels, *size)."""
