@@ -17,13 +17,16 @@ PUBLIC = {
         "BisectedAPGD", "DeepFool", "ExpectedLoss", "Found", "LossResult", "MinimumNorm", "Problem", "Square", "Support",
         "WDAPlusPlus", "compare_supports", "conclude",
     ],
-    "wassertight.certificates": ["Certificate", "CertificateMethod", "IntervalPropagation", "LinearPropagation"],
+    "wassertight.certificates": [
+        "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "CrownIBP", "Gap",
+        "IntervalPropagation", "LinearPropagation", "Population", "Proved", "Task", "accuracy_curves", "area_under",
+    ],
     "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [
         "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
         "sample_distances",
     ],
-    "wassertight.report": ["bracket_figure", "results_table", "save_figure", "write_page"],
+    "wassertight.report": ["bracket_figure", "brackets_table", "claim_table", "results_table", "save_figure", "write_page"],
     "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],
 }  # fmt: skip
 

@@ -107,6 +107,50 @@ class Curve(_Part):
     certified: list[float] | None = None
 
 
+class BracketSummary(_Part):
+    """How far apart both sides are at one (p, r), over all radii; accuracies in [0, 1], radii in the inputs' units.
+
+    Attributes:
+        tightness: mean proved radius over mean attack distance; null where it is not defined.
+        widest, widest_at: largest width and the radius of it.
+        mean_width: mean of the width over the radii up to the one from which on neither curve changes.
+        closes_at: radius from which on both sides are equal; "inf" where they never are.
+        closed: intervals of radii in which the width is at most `closed_to`.
+    """
+
+    p: Order
+    r: Order
+    tightness: float | None = None
+    widest: float
+    widest_at: float
+    mean_width: float
+    closes_at: Extended
+    closed_to: float
+    closed: list[tuple[Extended, Extended]] = Field(default_factory=list)
+
+
+class ClaimedBracket(_Part):
+    """One threat's bracket under the conditions of a claim; null where a side was not run."""
+
+    threat: str
+    p: Order
+    r: Order
+    radius: float
+    certified: float | None = None
+    attacked: float | None = None
+
+
+class Claim(_Part):
+    """The brackets once more, around the true law, with labels that may move, or both; and what that assumes."""
+
+    population: bool
+    confidence: float
+    margin: float
+    label_cost: Extended
+    assumptions: list[str]
+    results: list[ClaimedBracket]
+
+
 class Record(_Part):
     """One run: what was evaluated, with what, and what came out."""
 
@@ -132,6 +176,8 @@ class Record(_Part):
     seconds: Seconds = Field(default_factory=Seconds)
     arrays: str | None = None
     curves: list[Curve] = Field(default_factory=list)
+    brackets: list[BracketSummary] = Field(default_factory=list)
+    claim: Claim | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def test_evaluate_prints_exactly_one_object_of_the_contract(capsys: pytest.Captu
     assert second["p"] == "inf"
     assert first["certified"] <= first["attacked"] <= first["clean"]
     assert record["audit"]["ok"] is True
+    assert record["claim"] is None
     assert record["flags"] == []
     (directory,) = Path("runs").iterdir()
     assert Record.read(directory).n == 12
@@ -71,11 +73,59 @@ def test_halves_are_null(capsys: pytest.CaptureFixture[str]) -> None:
     assert certified["command"] == "certify"
 
 
+CERTIFY = ["certify", "--n", "6", "-m", "digits-mlp-robust", "--method", "interval", "-q", "-t", "W1-Linf@0.01,0.02"]
+
+
+def test_a_claim_around_the_true_law_with_movable_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    record = run_json([*CERTIFY, "-t", "Linf@0.01", "--population", "--label-cost", "1/50"], capsys)
+    claim = record["claim"]
+    assert (claim["population"], claim["confidence"], claim["label_cost"]) == (True, 0.95, 0.02)
+    assert [row["threat"] for row in claim["results"]] == [row["threat"] for row in record["results"]]
+    for row, result in zip(claim["results"], record["results"], strict=True):
+        assert row["attacked"] is None
+        assert 0 <= row["certified"] <= max(0, result["certified"] - claim["margin"] + 1e-12)
+    assert any("independent draws" in text for text in claim["assumptions"])
+    (directory,) = Path("runs").iterdir()
+    assert json.loads((directory / "record.json").read_text()) == record
+
+
+def test_an_interval_needs_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    record = run_json(["evaluate", *FAST, "-t", "W1-Linf@0.02", "--population", "--confidence", "0.9"], capsys)
+    margin = (math.log(2 / 0.1) / 24) ** 0.5
+    (result,), (row,) = record["results"], record["claim"]["results"]
+    assert record["claim"]["margin"] == pytest.approx(margin)
+    assert row["certified"] == pytest.approx(max(0, result["certified"] - margin))
+    assert row["attacked"] == pytest.approx(min(1, result["attacked"] + margin))
+    bracket = next(one for one in record["brackets"] if one["p"] == 1)
+    assert set(bracket) == {
+        "p",
+        "r",
+        "tightness",
+        "widest",
+        "widest_at",
+        "mean_width",
+        "closes_at",
+        "closed_to",
+        "closed",
+    }
+    assert 0 < bracket["tightness"] <= 1
+    assert bracket["closed"][-1][1] == "inf"
+
+
+def test_what_a_bound_rests_on_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*CERTIFY, "--population"]) == 0
+    out = capsys.readouterr().out
+    assert "Around the true law" in out
+    assert "What is certified rests on" in out
+    assert "independent draws" in out
+
+
 def test_table_and_paths_then_report_from_the_record(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", *FAST, "-t", "W1-Linf@0.02", "--run-dir", "mine"]
     assert run(arguments) == 0
     out = capsys.readouterr().out
-    assert "W1-Linf@0.02" in out
+    for text in ("W1-Linf@0.02", "Width of the bracket", "tightness", "What is certified rests on"):
+        assert text in out
     for name in ("record.json", "bracket.pdf", "bracket.svg", "bracket.png", "report.html"):
         assert str(Path("mine") / name) in out
         assert (Path("mine") / name).stat().st_size > 0
@@ -110,6 +160,13 @@ def test_help_teaches_with_examples(command: str, capsys: pytest.CaptureFixture[
     assert "Exit codes" in out
 
 
+def test_certify_help_says_what_is_proved(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["certify", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for text in ("What is proved", "How to read it", "does not say", "--population", "--label-cost", "0.01,0.02,0.05"):
+        assert text in out
+
+
 BROKEN = {
     "nan": "lambda z: z[:, :2] * math.nan",
     "one": "lambda z: z[:, :1]",
@@ -136,6 +193,12 @@ BROKEN = {
         (["evaluate", "--nonsense"], "No such option"),
         (["evaluat"], "No such command"),
         (["report", "nowhere"], "no record"),
+        (["certify", "--confidence", "0.9"], "goes with --population"),
+        (["certify", "--population", "--confidence", "1"], "[0.5, 1)"),
+        (["evaluate", "--population", "--confidence", "nan"], "[0.5, 1)"),
+        (["certify", "--label-cost", "0"], "must be > 0"),
+        (["certify", "--label-cost", "1/0"], "a fraction such as 16/255"),
+        (["certify", "--label-cost", "nan"], "must be > 0"),
         (["list", "method"], "did you mean 'methods'"),
     ],
 )
@@ -198,11 +261,14 @@ def test_nearly_boxed_pixels_are_clipped_with_a_notice(capsys: pytest.CaptureFix
 
 def test_unsupported_layer_gives_two_and_names_it(capsys: pytest.CaptureFixture[str]) -> None:
     write_module(
-        "gelu_net", "torch.manual_seed(0)\nbuild = lambda: nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))"
+        "glu_net", "torch.manual_seed(0)\nbuild = lambda: nn.Sequential(nn.Linear(4, 8), nn.GLU(), nn.Linear(4, 2))"
     )
-    arguments = ["evaluate", "-m", "gelu_net:build", "-d", write_npz(Path("good.npz")), "-t", "W1-L2@0.1", "-q"]
+    arguments = ["evaluate", "-m", "glu_net:build", "-d", write_npz(Path("good.npz")), "-t", "W1-L2@0.1", "-q"]
     assert run(arguments) == 2
-    assert "GELU" in capsys.readouterr().err
+    assert "GLU" in capsys.readouterr().err
+    record = run_json([*arguments, "--certificate", "none"], capsys)
+    assert record["results"][0]["certified"] is None
+    assert record["brackets"] == []
 
 
 def test_other_configuration_gives_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from wassertight.errors import DataError
-from wassertight.records import Audit, Curve, Flag, Record, Result
-from wassertight.report import bracket_figure, results_table, save_figure, write_page
+from wassertight.records import Audit, BracketSummary, Claim, ClaimedBracket, Curve, Flag, Record, Result
+from wassertight.report import bracket_figure, brackets_table, claim_table, results_table, save_figure, write_page
 
 
 def _record(*, attacked: bool = True, certified: bool = True, name: str = "net") -> Record:
@@ -34,14 +35,69 @@ def test_figure_in_three_formats(attacked: bool, certified: bool, tmp_path: Path
     paths = save_figure(record, tmp_path / "bracket")
     assert [path.suffix for path in paths] == [".pdf", ".svg", ".png"]
     assert all(path.stat().st_size > 5000 for path in paths)
-    axes = bracket_figure(record).axes
-    assert [axis.get_title() for axis in axes] == ["Linf ground norm", "L2 ground norm"]
-    solid = [
-        line.get_ydata()[0]
-        for line in axes[0].get_lines()
-        if line.get_linestyle() == "-" and len(line.get_xdata()) == 9
-    ]
-    assert solid == ([90.0] * 3 if attacked else [])
+    figure = bracket_figure(record)
+    axes = figure.axes
+    assert [axis.get_title(loc="left") for axis in axes] == ["W1 with Linf ground norm", "W1 with L2 ground norm"]
+    styles = [line.get_linestyle() for line in axes[0].get_lines() if len(line.get_xdata()) == 9]
+    assert styles == ["-"] * attacked + ["--"] * certified
+    assert "mean Linf distance moved" in axes[0].get_xlabel()
+    names = {text.get_text() for text in axes[0].texts}
+    assert ("attacked" in names, "certified" in names) == (attacked, certified)
+    assert ("8 pts" in names) == (attacked and certified)
+    figure.canvas.draw()
+    inside = figure.bbox.padded(1)
+    assert all(
+        inside.contains(*corner)
+        for axis in axes
+        for text in axis.texts
+        for corner in text.get_window_extent().corners()
+    )
+
+
+def test_every_order_asked_for_has_a_panel() -> None:
+    record = _record()
+    (first, *_) = record.results
+    asked = [first, first.model_copy(update={"p": 2.0}), first.model_copy(update={"p": math.inf})]
+    titles = [axis.get_title(loc="left") for axis in bracket_figure(record.model_copy(update={"results": asked})).axes]
+    assert titles[:3] == ["W1 with Linf ground norm", "W2 with Linf ground norm", "Linf, pointwise (p = inf)"]
+
+
+def _text(table: object) -> str:
+    out = io.StringIO()
+    Console(file=out, width=130).print(table)
+    return out.getvalue()
+
+
+def test_widths_and_claims_are_shown(tmp_path: Path) -> None:
+    assert brackets_table(_record()) is None
+    assert claim_table(_record()) is None
+    found = [
+        BracketSummary(p=p, r=math.inf, tightness=None if p == 1 else 0.8, widest=0.123, widest_at=0.02, mean_width=0.05,
+                       closes_at=math.inf if p == 1 else 0.2, closed_to=0.01, closed=[(0.0, 0.001), (0.2, math.inf)])
+        for p in (1.0, 2.0)
+    ]  # fmt: skip
+    claim = Claim(population=True, confidence=0.95, margin=0.0865, label_cost=0.1, assumptions=["<independent>"],
+                  results=[ClaimedBracket(threat="W1-Linf@1", p=1, r=math.inf, radius=1, certified=0.4)])  # fmt: skip
+    record = _record().model_copy(update={"brackets": found, "claim": claim})
+    widths, claimed = _text(brackets_table(record)), _text(claim_table(record))
+    assert "12.3" in widths
+    assert "never" in widths
+    assert "W2" not in widths, "not asked for"
+    assert "labels may move at a cost of 0.1" in claimed
+    assert "8.7 points a side" in claimed or "8.6 points a side" in claimed
+    assert "40.0" in claimed
+    page = write_page(record, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Around the true law, labels may move" in page
+    assert "&lt;independent&gt;" in page
+    (tmp_path / "record.json").write_text(record.to_json(), encoding="utf-8")
+    assert Record.read(tmp_path) == record
+
+
+def test_older_records_without_the_new_fields_are_read(tmp_path: Path) -> None:
+    content = json.loads(_record().to_json())
+    del content["brackets"], content["claim"]
+    (tmp_path / "record.json").write_text(json.dumps(content), encoding="utf-8")
+    assert Record.read(tmp_path) == _record()
 
 
 def test_table_has_dashes_for_what_was_not_run() -> None:

@@ -12,6 +12,7 @@ import typer
 
 from wassertight import __version__
 from wassertight.cli import options as opt
+from wassertight.cli.certifying import certify
 from wassertight.cli.studies import loss, supports
 from wassertight.errors import AuditError, WassertightError
 
@@ -59,6 +60,7 @@ def _root(
     epilog=_examples(
         "wassertight evaluate",
         "wassertight evaluate -m mypackage.nets:build -d test.npz -t W1-Linf@2/255,8/255 -t W2-L2@0.5 --n 1000",
+        "wassertight evaluate -t W1-Linf@0.05 --population",
         "wassertight evaluate -m shared/data/manifest.json#cifar_cnn_a_adv -d cifar10.npz -t W1-Linf@8/255 --json",
     )
 )
@@ -78,6 +80,9 @@ def evaluate(
     preset: opt.Preset = None,
     draws: opt.Draws = None,
     skip_unsupported: opt.SkipUnsupported = False,
+    population: opt.AroundTheLaw = False,
+    confidence: opt.Confidence = None,
+    label_cost: opt.LabelCost = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> int:
@@ -107,6 +112,9 @@ def evaluate(
             skip_unsupported=skip_unsupported,
             preset=preset,
             draws=draws,
+            population=population,
+            confidence=confidence,
+            label_cost=label_cost,
             as_json=as_json,
             quiet=quiet,
         )
@@ -164,54 +172,15 @@ def attack(
     )
 
 
-@app.command(
+app.command(
     epilog=_examples(
         "wassertight certify -t W1-Linf@0.05",
+        "wassertight certify -t W1-Linf@0.01,0.02,0.05 -t W2-Linf@0.01,0.02 -t Linf@0.05",
+        "wassertight certify -t W1-Linf@0.02 --n 0 --population --confidence 0.99",
+        "wassertight certify -t W1-Linf@0.02 --label-cost 0.1",
         "wassertight certify --method interval -m mypackage.nets:build -d test.npz -t Linf@2/255 --json",
     )
-)
-def certify(
-    model: opt.ModelName = opt.DEFAULT_MODEL,
-    data: opt.DataName = opt.DEFAULT_DATA,
-    threat: opt.Threats = None,
-    n: opt.Count = opt.DEFAULT_N,
-    batch_size: opt.BatchSize = 256,
-    device: opt.Device = "auto",
-    seed: opt.Seed = 0,
-    run_dir: opt.RunDirectory = None,
-    bounds: opt.BoundsText = "0,1",
-    method: Annotated[
-        str,
-        typer.Option(
-            "--certificate", "--method", "-c", help="A name from 'wassertight list methods'.", rich_help_panel="Methods"
-        ),
-    ] = "crown",
-    setting: opt.Settings = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-) -> int:
-    """Certify only: a proved lower bound on the worst-case accuracy. The attacked half of the record is null."""
-    from wassertight.cli.running import Order, carry_out
-
-    return carry_out(
-        Order(
-            command="certify",
-            model=model,
-            data=data,
-            threats=tuple(threat or ()),
-            n=n or None,
-            batch_size=batch_size,
-            device=device,
-            seed=seed,
-            run_dir=run_dir,
-            bounds=bounds,
-            attack=None,
-            certificate=method,
-            certificate_settings=tuple(setting or ()),
-            as_json=as_json,
-            quiet=quiet,
-        )
-    )
+)(certify)
 
 
 @app.command(epilog=_examples("wassertight report runs/demo", "wassertight report runs/demo --json | jq .results"))

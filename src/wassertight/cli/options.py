@@ -12,7 +12,7 @@ DEFAULT_DATA = "digits"
 DEFAULT_THREATS = ("W1-Linf@0.01,0.02,0.05,0.1", "W2-Linf@0.01,0.02,0.05,0.1")
 DEFAULT_N = 200
 
-_RUN, _METHODS, _OUTPUT = "Run", "Methods", "Output"
+_RUN, _METHODS, _CLAIM, _OUTPUT = "Run", "Methods", "Claim", "Output"
 
 ModelName: TypeAlias = Annotated[
     str,
@@ -74,7 +74,12 @@ AttackName: TypeAlias = Annotated[
 ]
 CertificateName: TypeAlias = Annotated[
     str,
-    typer.Option("--certificate", "-c", help="A name from 'wassertight list methods'.", rich_help_panel=_METHODS),
+    typer.Option(
+        "--certificate",
+        "-c",
+        help="A name from 'wassertight list methods', or none: attack only.",
+        rich_help_panel=_METHODS,
+    ),
 ]
 Settings: TypeAlias = Annotated[
     list[str] | None,
@@ -111,6 +116,34 @@ SkipUnsupported: TypeAlias = Annotated[
         "--skip-unsupported",
         help="Where the certificate cannot read the model: attack only, with a flag, instead of an error.",
         rich_help_panel=_METHODS,
+    ),
+]
+AroundTheLaw: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--population",
+        help="Also bound the accuracy around the true law the samples were drawn from: needs independent samples "
+        "the model has not seen; costs sqrt(log(1/eta) / 2n), eta = 1 - confidence (1.2 points at n = 10,000).",
+        rich_help_panel=_CLAIM,
+    ),
+]
+Confidence: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--confidence",
+        help="Probability with which the bound around the true law holds, in [0.5, 1). Default: 0.95.",
+        show_default=False,
+        rich_help_panel=_CLAIM,
+    ),
+]
+LabelCost: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--label-cost",
+        help="Also let labels move: changing one costs so much, in the unit of the radii, on top of the distance "
+        "moved; a number or a fraction such as 16/255. Default: labels never move.",
+        show_default=False,
+        rich_help_panel=_CLAIM,
     ),
 ]
 Json: TypeAlias = Annotated[

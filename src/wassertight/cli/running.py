@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ class Order:
     skip_unsupported: bool = False
     preset: str | None = None
     draws: int | None = None
+    population: bool = False
+    confidence: float | None = None
+    label_cost: str | None = None
     as_json: bool = False
     quiet: bool = False
 
@@ -49,10 +53,13 @@ def carry_out(order: Order) -> int:
         read_settings(order.attack_settings),
         read_settings(order.certificate_settings),
     )
+    confidence = read_confidence(order.population, order.confidence)
+    label_cost = math.inf if order.label_cost is None else read_cost(order.label_cost)
     from wassertight.data import load_data
-    from wassertight.evaluation import execute, make_plan
+    from wassertight.evaluation import check_claim, execute, make_plan
     from wassertight.models import load_model
 
+    check_claim(confidence, label_cost)
     with warnings.catch_warnings():
         warnings.simplefilter("always", BoxNotice)
         warnings.showwarning = _silence if order.quiet else _notice
@@ -64,7 +71,7 @@ def carry_out(order: Order) -> int:
             device=order.device,
             seed=order.seed,
             attack=order.attack,
-            certificate=order.certificate,
+            certificate=None if order.certificate == "none" else order.certificate,
             bounds=bounds,
             attack_options=attack_options,
             certificate_options=certificate_options,
@@ -79,6 +86,8 @@ def carry_out(order: Order) -> int:
         if not order.quiet:
             print(f"{order.command}: {order.model} on {order.data}, n = {len(plan.x)}, in {directory}", file=sys.stderr)
         report = execute(plan, run_dir=directory, progress=not order.quiet)
+        if confidence is not None or math.isfinite(label_cost):
+            report = report.with_claim(confidence=confidence, label_cost=label_cost)
         show(report.record, directory, as_json=order.as_json, quiet=order.quiet)
     return 0 if report.ok else EXIT_AUDIT
 
@@ -115,6 +124,33 @@ def read_bounds(text: str) -> tuple[float, float] | None:
     if not low < high:
         raise InputError(f"--bounds needs LOW < HIGH, got {text!r}")
     return low, high
+
+
+def read_confidence(population: bool, confidence: float | None) -> float | None:
+    """The confidence of the bound around the true law; None where that bound was not asked for.
+
+    >>> read_confidence(True, None), read_confidence(False, None)
+    (0.95, None)
+    """
+    if confidence is not None and not population:
+        raise InputError("--confidence goes with --population; a proof about the samples themselves has confidence 1")
+    return (0.95 if confidence is None else confidence) if population else None
+
+
+def read_cost(text: str) -> float:
+    """The cost of changing a label as typed.
+
+    >>> read_cost("16/256")
+    0.0625
+    """
+    numerator, _, denominator = text.strip().partition("/")
+    try:
+        cost = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"--label-cost takes a number or a fraction such as 16/255, got {text!r}") from None
+    if not cost > 0:
+        raise InputError(f"--label-cost must be > 0 (leave it out where labels never move), got {text!r}")
+    return cost
 
 
 def read_settings(texts: tuple[str, ...]) -> dict[str, Any] | None:

@@ -23,10 +23,25 @@ def write_pictures(record: Record, directory: Path) -> list[Path]:
 
 
 def print_table(record: Record) -> None:
-    """The bracket of every threat as a table on standard output."""
-    from wassertight.report import results_table
+    """The bracket of every threat, its width, and what was claimed beyond, as tables on standard output."""
+    from wassertight.report import brackets_table, claim_table, results_table
 
-    console().print(results_table(record))
+    screen = console()
+    screen.print(results_table(record))
+    for table in (brackets_table(record), claim_table(record)):
+        if table is not None:
+            screen.print()
+            screen.print(table)
+    if record.assumptions:
+        _print_list("What is certified rests on:", record.assumptions)
+    if record.claim is not None:
+        _print_list("The last table rests on:", record.claim.assumptions)
+    sys.stdout.write("\n")
+
+
+def _print_list(title: str, texts: Sequence[str]) -> None:
+    sys.stdout.write(f"\n{title}\n" + "".join(f"  - {text}\n" for text in texts))
+    sys.stdout.flush()
 
 
 def print_paths(paths: Sequence[Path]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wassertight.evaluation.catalogue import Method, attack_methods, certificate_methods, find_method, study_methods
+    from wassertight.evaluation.claims import check_claim
     from wassertight.evaluation.plan import Plan, make_plan
     from wassertight.evaluation.result import Report
     from wassertight.evaluation.run import benchmark, execute
@@ -18,6 +19,7 @@ _HOMES = {
     "attack_methods": "catalogue",
     "benchmark": "run",
     "certificate_methods": "catalogue",
+    "check_claim": "claims",
     "execute": "run",
     "find_method": "catalogue",
     "make_plan": "plan",
@@ -31,6 +33,7 @@ __all__ = [
     "attack_methods",
     "benchmark",
     "certificate_methods",
+    "check_claim",
     "execute",
     "find_method",
     "make_plan",

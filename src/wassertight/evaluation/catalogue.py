@@ -89,6 +89,16 @@ def _attack(name: str, attribute: str, description: str, reference: str, **rest:
     return Method(name=name, kind="attack", target=target, description=description, reference=reference, **rest)
 
 
+def _certificate(name: str, target: str, description: str, reference: str) -> Method:
+    return Method(
+        name=name,
+        kind="certificate",
+        target=f"wassertight.certificates:{target}",
+        description=description,
+        reference=reference,
+    )
+
+
 _ATTACKS = (
     _attack(
         "wda++",
@@ -199,19 +209,17 @@ _ATTACKS = (
     ),
 )
 _CERTIFICATES = (
-    Method(
-        name="crown",
-        kind="certificate",
-        target="wassertight.certificates:LinearPropagation",
-        description="backward linear bounds over ball and box, bisected for every sample's radius (default)",
-        reference="1811.00866",
+    _certificate("crown", "LinearPropagation", "backward linear bounds over ball and box (default)", "1811.00866"),
+    _certificate(
+        "auto", "Auto", "crown, then branch and bound only on samples that can still move the value", "2103.06624"
     ),
-    Method(
-        name="interval",
-        kind="certificate",
-        target="wassertight.certificates:IntervalPropagation",
-        description="interval bounds: cheap, tight only for networks trained for them",
-        reference="1810.12715",
+    _certificate("bab", "BranchAndBound", "optimised slopes and branch and bound on every sample", "2103.06624"),
+    _certificate("crown-ibp", "CrownIBP", "intervals inside, backward linear bounds of the margins", "1906.06316"),
+    _certificate(
+        "interval",
+        "IntervalPropagation",
+        "interval bounds: cheap, tight only for networks trained for them",
+        "1810.12715",
     ),
 )
 
@@ -256,7 +264,7 @@ def certificate_methods() -> tuple[Method, ...]:
     """All certificates, the default first.
 
     >>> [method.name for method in certificate_methods()]
-    ['crown', 'interval']
+    ['crown', 'auto', 'bab', 'crown-ibp', 'interval']
     """
     return _CERTIFICATES
 

@@ -15,14 +15,13 @@ from wassertight.attacks.base import AttackResult, Found, conclude, flip_distanc
 from wassertight.evaluation.plan import Plan, norm_label, shared_threat
 from wassertight.evaluation.sanity import outcome_flags
 from wassertight.evaluation.store import Outcome
+from wassertight.evaluation.summaries import Known, draw_curves, summarise_brackets, summarise_distances
 from wassertight.queries import ModelQueries
-from wassertight.records import Audit, Curve, DistanceSummary, Flag, PassCount, Record, Result, Seconds, Summary
+from wassertight.records import Audit, Flag, PassCount, Record, Result, Seconds
 from wassertight.threats import ThreatModel
 from wassertight.transport import DiscreteMeasure, FlipDistances
 from wassertight.types import AuditError, Status
 
-_GRID = 65
-_BEYOND = 1.6
 _ROUNDING = 1e-6
 """Relative excess of a certified radius over an attack distance that is rounding, not a contradiction."""
 
@@ -50,15 +49,6 @@ class Side:
     def _parts(self, stage: str | None) -> list[Outcome]:
         stages = list(self.outcomes) if stage is None else [stage] if stage in self.outcomes else []
         return [outcome for name in stages for outcome in self.outcomes[name]]
-
-
-@dataclass(kw_only=True)
-class _Norm:
-    """What is known about one ground norm."""
-
-    points: Tensor | None = None
-    attacked: FlipDistances | None = None
-    certified: FlipDistances | None = None
 
 
 @dataclass(kw_only=True)
@@ -114,7 +104,7 @@ def conclude_run(
         )
         if found is not None:
             arrays |= _law(found.measure, index)
-    summaries = {norm_label(r): _summaries(known, right) for r, known in norms.items()}
+    summaries = {norm_label(r): summarise_distances(known, right) for r, known in norms.items()}
     record = Record(
         command=plan.command,
         model=plan.model_name,
@@ -134,7 +124,8 @@ def conclude_run(
         passes=_sum(attack.passes(), certificate.passes()),
         seconds=Seconds(attack=attack.seconds(), certificate=certificate.seconds()),
         arrays="arrays.safetensors",
-        curves=_curves(plan, norms),
+        curves=draw_curves(plan.threats, norms),
+        brackets=summarise_brackets(plan.threats, norms),
     )
     return record, arrays
 
@@ -149,9 +140,9 @@ def _stage(plan: Plan, kind: str, threat: ThreatModel) -> str | None:
 
 def _pool(
     plan: Plan, queries: ModelQueries, right: Tensor, attack: Side, certificate: Side, r: float, findings: _Findings
-) -> _Norm:
+) -> Known:
     """Nearest flip of every sample over all attack stages of a norm, and its proved radius."""
-    known = _Norm()
+    known = Known()
     threat = shared_threat(plan.threats, r)
     stages = dict.fromkeys(unit.stage for unit in plan.units("attack") if unit.threat.r == r)
     for stage in stages:
@@ -191,7 +182,7 @@ def _attacked(
     attack: Side,
     stage: str | None,
     threat: ThreatModel,
-    known: _Norm,
+    known: Known,
     findings: _Findings,
 ) -> AttackResult | None:
     """The audited result for one threat; a method's own measure stands, otherwise pooled flips are bought afresh."""
@@ -221,7 +212,7 @@ def _stored_measure(outcome: Outcome, device: torch.device) -> DiscreteMeasure |
     return DiscreteMeasure(**parts)
 
 
-def _arrays(plan: Plan, norms: Mapping[float, _Norm]) -> dict[str, Tensor]:
+def _arrays(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
     n = len(plan.x)
     arrays = {"x": plan.x, "y": plan.y, "weight": torch.full((n,), 1 / n, dtype=torch.float64)}
     for index, (r, known) in enumerate(norms.items()):
@@ -242,38 +233,7 @@ def _law(measure: DiscreteMeasure, index: int) -> dict[str, Tensor]:
     }
 
 
-def _summaries(known: _Norm, right: Tensor) -> DistanceSummary:
-    return DistanceSummary(attacked=_summary(known.attacked, right), certified=_summary(known.certified, right))
-
-
-def _summary(distances: FlipDistances | None, right: Tensor) -> Summary | None:
-    if distances is None or not bool(right.any()):
-        return None
-    values = distances.values[right].cpu().sort().values
-    low, high = float(values[(len(values) - 1) // 2]), float(values[len(values) // 2])
-    return Summary(mean=float(values.mean()), median=low if low == high else (low + high) / 2)
-
-
-def _curves(plan: Plan, norms: Mapping[float, _Norm]) -> list[Curve]:
-    curves = []
-    for r, known in norms.items():
-        top = _BEYOND * max(threat.radius for threat in plan.threats if threat.r == r)
-        if top == 0:
-            found = known.attacked or known.certified
-            finite = found.values[torch.isfinite(found.values)] if found is not None else torch.zeros(0)
-            top = _BEYOND * float(finite.median()) if len(finite) and float(finite.median()) > 0 else 1.0
-        radii = torch.linspace(0, top, _GRID, dtype=torch.float64)
-        orders = {1.0, 2.0, math.inf} | {float(threat.p) for threat in plan.threats if threat.r == r}
-        for p in sorted(orders):
-            lines = {
-                name: None if side is None else side.curve(p, radii).tolist()
-                for name, side in (("attacked", known.attacked), ("certified", known.certified))
-            }
-            curves.append(Curve(p=p, r=r, radii=radii.tolist(), **lines))
-    return curves
-
-
-def _masking(plan: Plan, norms: Mapping[float, _Norm], right: Tensor) -> list[Flag]:
+def _masking(plan: Plan, norms: Mapping[float, Known], right: Tensor) -> list[Flag]:
     bounds, features = plan.threats[0].bounds, plan.x[0].numel()
     if bounds is None:
         return []

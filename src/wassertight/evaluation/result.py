@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from wassertight.certificates import AccuracyCurve, Bracket, Population, accuracy_curves
+from wassertight.evaluation.claims import Side, make_claim, stored_distances
 from wassertight.evaluation.store import write_whole
 from wassertight.records import Record, Result
+from wassertight.transport import FlipDistances
+from wassertight.types import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,60 @@ class Report:
     def ok(self) -> bool:
         """Whether the audit found nothing wrong."""
         return self.record.audit.ok
+
+    def curve(
+        self,
+        p: float,
+        radii: Sequence[float] | Tensor,
+        *,
+        side: Side = "certified",
+        r: float | None = None,
+        label_cost: float = math.inf,
+        confidence: float | None = None,
+    ) -> AccuracyCurve:
+        """One side of the worst-case accuracy at any order and radii, from the distances of this run.
+
+        Args:
+            p: Wasserstein order, >= 1 or inf.
+            radii: budgets >= 0 in the inputs' units.
+            side: "certified" or "attacked".
+            r: order of the ground norm; that of the first threat by default.
+            label_cost: cost of changing a label; inf: labels never move.
+            confidence: around the true law, with this confidence; None: around the law of the samples.
+
+        Raises:
+            InputError: for a side that was not run, or values that cannot be used.
+        """
+        population = None if confidence is None else Population(confidence=confidence)
+        known = self._known(side, r)
+        return accuracy_curves(known, (p,), radii, label_cost=label_cost, population=population)[0]
+
+    def bracket(self, r: float | None = None) -> Bracket:
+        """Both sides of one ground norm (that of the first threat by default): widths, tightness, where it closes.
+
+        Raises:
+            InputError: where a side was not run.
+        """
+        return Bracket(certified=self._known("certified", r), attacked=self._known("attacked", r))
+
+    def with_claim(self, *, confidence: float | None = None, label_cost: float = math.inf) -> Report:
+        """The same report with `record.claim`: its brackets around the true law, with movable labels, or both.
+
+        The record in the run directory, where there is one, is written again with it.
+        """
+        claim = make_claim(self.record, self.arrays, confidence=confidence, label_cost=label_cost)
+        record = self.record.model_copy(update={"claim": claim})
+        if self.run_dir is not None:
+            write_whole(self.run_dir / "record.json", record.to_json().encode())
+        return replace(self, record=record)
+
+    def _known(self, side: Side, r: float | None) -> FlipDistances:
+        known = stored_distances(self.record, self.arrays, side, self.results[0].r if r is None else r)
+        if known is None:
+            raise InputError(
+                f"this run has no {side} side; run it with {'an attack' if side == 'attacked' else 'a certificate'}"
+            )
+        return known
 
     def __iter__(self) -> Iterator[float | None]:
         return iter((self.clean, self.attacked))

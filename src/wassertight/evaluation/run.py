@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,17 +12,20 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from torch import Tensor, nn
+from torch import nn
 
 from wassertight.attacks import Problem
+from wassertight.certificates import Auto
+from wassertight.evaluation.certify import certify_units, no_certificate, probe, uppers
 from wassertight.evaluation.conclusion import Side, conclude_run
 from wassertight.evaluation.plan import Plan, Unit, make_plan
 from wassertight.evaluation.refine import refine
 from wassertight.evaluation.result import Report
 from wassertight.evaluation.sanity import check_answers, class_flags, mode_flags, model_flags
+from wassertight.evaluation.sharpen import sharpen
 from wassertight.evaluation.store import Outcome, Store, Watch
+from wassertight.evaluation.units import carry_out
 from wassertight.queries import ModelQueries
-from wassertight.records import Flag
 from wassertight.threats import ThreatModel
 from wassertight.types import Bounds, InputError, Model, UnsupportedLayerError
 
@@ -125,16 +127,18 @@ def execute(plan: Plan, *, run_dir: str | Path | None = None, progress: bool | W
         flags += class_flags(plan.attack, clean.shape[1])
         certify = plan.certificate is not None
         try:
-            _probe(plan, store)
+            probe(plan, store)
         except UnsupportedLayerError as error:
             if not plan.skip_unsupported or plan.attack is None:
                 raise
             certify = False
-            flags.append(_no_certificate(plan, error))
+            flags.append(no_certificate(plan, error))
         store.claim(plan.configuration)
         with _watching(progress) as watch:
             attack = _attack(plan, store, watch)
-            certificate = _certify(plan, store, watch, attack) if certify else Side(outcomes={})
+            certificate = certify_units(plan, store, watch, attack) if certify else Side(outcomes={})
+            if certify and isinstance(plan.certificate, Auto):
+                certificate = sharpen(plan, store, watch, queries, certificate, uppers(plan, attack))
             if plan.refine:
                 attack = refine(plan, store, watch, queries, attack, certificate)
         record, arrays = conclude_run(plan, queries, clean, attack, certificate, flags)
@@ -168,95 +172,7 @@ def _attack(plan: Plan, store: Store, watch: Watch) -> Side:
         }
         return Outcome(tensors=tensors, facts=facts)
 
-    return _do(plan, store, watch, list(plan.units("attack")), work)
-
-
-def _certify(plan: Plan, store: Store, watch: Watch, attack: Side) -> Side:
-    def work(unit: Unit, step: Callable[[int, int], None]) -> Outcome:
-        part = slice(unit.start, unit.stop)
-        begun = time.perf_counter()
-        torch.manual_seed(unit.seed)
-        bound = plan.certificate(
-            plan.model,
-            plan.x[part],
-            plan.y[part],
-            unit.threat,
-            batch_size=plan.batch_size,
-            upper=_upper(plan, attack, unit),
-            progress=step,
-        )
-        facts = {
-            "forward": bound.passes.forward,
-            "backward": bound.passes.backward,
-            "steps": bound.steps,
-            "status": bound.status.value,
-            "closed": bound.radii.closed,
-            "assumptions": list(bound.assumptions),
-            "seconds": time.perf_counter() - begun,
-        }
-        return Outcome(tensors={"radii": bound.radii.values}, facts=facts)
-
-    return _do(plan, store, watch, list(plan.units("certificate")), work)
-
-
-def _do(
-    plan: Plan,
-    store: Store,
-    watch: Watch,
-    units: list[Unit],
-    work: Callable[[Unit, Callable[[int, int], None]], Outcome],
-) -> Side:
-    total = len(plan.x)
-    outcomes: dict[str, list[Outcome]] = {}
-    for unit in units:
-        size, start, stage = unit.stop - unit.start, unit.start, unit.stage
-        watch(stage, start, total)
-        outcome = store.load(unit.key)
-        if outcome is None or any(len(outcome.tensors.get(name, ())) != size for name in _expected(unit)):
-
-            def step(done: int, of: int, size: int = size, start: int = start, stage: str = stage) -> None:
-                watch(stage, start + size * done // max(of, 1), total)
-
-            outcome = work(unit, step)
-            outcome = Outcome(tensors={k: v.detach().cpu() for k, v in outcome.tensors.items()}, facts=outcome.facts)
-            store.save(unit.key, outcome)
-        outcomes.setdefault(stage, []).append(outcome)
-        watch(stage, unit.stop, total)
-    return Side(outcomes=outcomes)
-
-
-def _expected(unit: Unit) -> tuple[str, ...]:
-    return ("points",) if unit.kind == "attack" else ("radii",)
-
-
-def _upper(plan: Plan, attack: Side, unit: Unit) -> Tensor | None:
-    """Distances an attack found for these samples, to start a certificate's search; None if they depend on radii."""
-    for other in plan.units("attack"):
-        if other.shared and other.threat.r == unit.threat.r:
-            points = attack.joined(other.stage, "points")[unit.start : unit.stop]
-            part = plan.x[unit.start : unit.stop]
-            distance = unit.threat.cost(points.to(part.device), part)
-            return torch.where(distance > 0, distance, torch.inf)
-    return None
-
-
-def _probe(plan: Plan, store: Store) -> None:
-    """Certify one sample roughly, so that a model the certificate cannot read is refused before the attack has run."""
-    first = next(plan.units("certificate"), None)
-    if first is None or (store.path is not None and store.load(first.key) is not None):
-        return
-    method = plan.certificate
-    if dataclasses.is_dataclass(method) and any(item.name == "steps" for item in dataclasses.fields(method)):
-        method = dataclasses.replace(method, steps=1)  # type: ignore[type-var]
-    method(plan.model, plan.x[:1], plan.y[:1], first.threat)
-
-
-def _no_certificate(plan: Plan, error: UnsupportedLayerError) -> Flag:
-    return Flag(
-        name="no-certificate",
-        message=f"{plan.certificate_name} cannot read the model, so nothing is certified: {error}",
-        remedy="replace the operation, or name another certificate",
-    )
+    return carry_out(plan, store, watch, list(plan.units("attack")), work)
 
 
 @contextmanager

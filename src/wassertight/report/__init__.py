@@ -2,6 +2,6 @@
 
 from wassertight.report.page import write_page
 from wassertight.report.plots import bracket_figure, save_figure
-from wassertight.report.tables import results_table
+from wassertight.report.tables import brackets_table, claim_table, results_table
 
-__all__ = ["bracket_figure", "results_table", "save_figure", "write_page"]
+__all__ = ["bracket_figure", "brackets_table", "claim_table", "results_table", "save_figure", "write_page"]

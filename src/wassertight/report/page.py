@@ -12,7 +12,7 @@ import matplotlib as mpl
 
 from wassertight.records import Record, Result
 from wassertight.report.plots import _STYLE, bracket_figure
-from wassertight.report.tables import html_table, percent
+from wassertight.report.tables import claim_caption, claim_title, html_claim, html_table, html_widths, percent
 
 _CSS = """
 :root{color-scheme:light dark;--ink:#1c1e21;--soft:#5b6068;--line:#d9dce1;--back:#fff;--card:#f6f7f9;--accent:#0072b2}
@@ -43,7 +43,7 @@ def write_page(record: Record, path: str | Path) -> Path:
         _audit(record),
         f"<figure>{_svg(record)}<figcaption class='sub'>{html.escape(_CAPTION)}</figcaption></figure>",
         f"<h2>Brackets</h2><div class='scroll'>{html_table(record)}</div>",
-        _flags(record), _reading(), _folds(record),
+        _widths(record), _claim(record), _flags(record), _reading(), _folds(record),
     ))  # fmt: skip
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     path.write_text(
@@ -58,7 +58,8 @@ def write_page(record: Record, path: str | Path) -> Path:
 
 _CAPTION = (
     "Solid: accuracy an attack reaches (upper bound on the worst case). Dashed: accuracy that is proved (lower bound). "
-    "The worst case lies in the shaded band. Circles: the radii asked for. Dotted: clean accuracy."
+    "The worst case lies in the shaded band. Circles: the radii asked for. Arrow: width of the band. Dotted: "
+    "clean accuracy."
 )
 
 
@@ -90,6 +91,26 @@ def _audit(record: Record) -> str:
         return "<p><span class='ok'>audit passed</span></p>"
     items = "".join(f"<li>{html.escape(detail)}</li>" for detail in record.audit.details)
     return f"<p><span class='bad'>audit failed: {record.audit.violations} violations</span></p><ul>{items}</ul>"
+
+
+def _widths(record: Record) -> str:
+    table = html_widths(record)
+    if not table:
+        return ""
+    return (
+        f"<h2>Width of the bracket over all radii</h2><div class='scroll'>{table}</div><p class='sub'>Gaps in points of "
+        "accuracy. Tightness: mean proved radius over mean attack distance; 1 is a closed bracket.</p>"
+    )
+
+
+def _claim(record: Record) -> str:
+    if record.claim is None:
+        return ""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in record.claim.assumptions)
+    return (
+        f"<h2>{html.escape(claim_title(record.claim))}</h2><div class='scroll'>{html_claim(record.claim)}</div>"
+        f"<p class='sub'>{html.escape(claim_caption(record.claim))}</p><p>This rests on:</p><ul>{items}</ul>"
+    )
 
 
 def _flags(record: Record) -> str:

@@ -1,7 +1,8 @@
-"""The bracket figure: certified and attacked accuracy against the radius, one panel a ground norm."""
+"""The bracket figure: certified and attacked accuracy against the radius, one panel a Wasserstein order."""
 
 from __future__ import annotations
 
+import bisect
 import math
 from pathlib import Path
 from typing import Any
@@ -10,35 +11,49 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from wassertight.records import Curve, Record
 
-# Okabe-Ito colours, distinguishable with any colour vision.
+# Okabe-Ito colours, distinguishable with any colour vision; line styles tell the sides apart without colour.
 _COLOURS = {1.0: "#0072B2", 2.0: "#D55E00", math.inf: "#009E73"}
 _OTHERS = ("#CC79A7", "#E69F00", "#56B4E9")
+_SOFT = "0.35"
+_SEEN = 0.9
+"""Share of the radii among which the widest place is marked: further right there is no room for its label."""
 _STYLE: Any = {
     "font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "svg.fonttype": "path",
     "axes.titlesize": 9.5, "legend.frameon": False, "figure.dpi": 110, "svg.hashsalt": "wassertight",
 }  # fmt: skip
+_MEAN = {1.0: "mean {norm} distance", 2.0: "root mean square {norm} distance", math.inf: "largest {norm} distance"}
 
 
 def bracket_figure(record: Record) -> Figure:
-    """Accuracy against radius: the worst case lies in the shaded band of its order p.
+    """Accuracy against radius: the worst case lies in the shaded band of each panel.
 
-    Solid lines are attacked (upper), dashed lines certified (lower), dotted is clean accuracy; circles mark the radii
-    asked for.
+    One row a ground norm, one panel an order asked for. Solid lines are attacked (upper), dashed lines certified
+    (lower), dotted is clean accuracy; circles mark the radii asked for, an arrow the widest
+    place of the band (short of the right edge).
     """
-    norms = list(dict.fromkeys(curve.r for curve in record.curves))
+    rows = _panels(record)
+    columns = max(1, *(len(row) for row in rows)) if rows else 1
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(1.2 + 4.1 * max(1, len(norms)), 3.9), layout="constrained")
+        figure = Figure(figsize=(0.9 + 3.5 * max(columns, 1.5), 0.9 + 2.9 * max(1, len(rows))), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(1, max(1, len(norms)), sharey=True, squeeze=False)[0]
-        for axis, r in zip(axes, norms, strict=False):
-            _panel(axis, record, r)
-        axes[0].set_ylabel("accuracy (%)")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, fontsize=7.5, handlelength=2.2, loc="outside lower center", ncols=3)
-        figure.suptitle(f"{record.model} on {record.data}, n = {record.n}", fontsize=10.5, x=0.01, ha="left")
+        grid = figure.subplots(max(1, len(rows)), columns, sharey=True, squeeze=False)
+        for line, (axes, row) in enumerate(zip(grid, rows, strict=False)):
+            for index, axis in enumerate(axes):
+                if index < len(row):
+                    _panel(axis, record, row[index])
+                else:
+                    axis.set_visible(False)
+            axes[0].set_ylabel("accuracy (%)")
+            if line == 0:
+                _name_lines(axes[0], row[0])
+        figure.legend(handles=_legend(record), fontsize=8, handlelength=2.4, loc="outside lower center", ncols=5)
+        title = f"{record.model} on {record.data}, n = {record.n:,}"
+        figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
     return figure
 
 
@@ -56,49 +71,127 @@ def save_figure(record: Record, stem: str | Path) -> list[Path]:
     return paths
 
 
-def _panel(axis: Axes, record: Record, r: float) -> None:
-    curves = [curve for curve in record.curves if curve.r == r]
-    name = "Linf" if math.isinf(r) else f"L{r:g}"
-    results = [result for result in record.results if result.r == r]
-    clean = 100 * results[0].clean
-    axis.axhline(clean, color="0.35", linestyle=":", linewidth=1, zorder=1)
-    axis.annotate(
-        f"clean {clean:.1f}", (1, clean), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5,
-        color="0.35",
-    )  # fmt: skip
-    spare = iter(_OTHERS)
-    for curve in sorted(curves, key=lambda curve: curve.p):
-        _band(axis, curve, _COLOURS.get(curve.p) or next(spare, "0.4"))
+def _panels(record: Record) -> list[list[Curve]]:
+    """Curves by ground norm, the orders asked for only (all of them where none of a norm's was)."""
+    rows = []
+    for r in dict.fromkeys(curve.r for curve in record.curves):
+        curves = sorted((curve for curve in record.curves if curve.r == r), key=lambda curve: curve.p)
+        asked = {result.p for result in record.results if result.r == r}
+        rows.append([curve for curve in curves if curve.p in asked] or curves)
+    return rows
+
+
+def _panel(axis: Axes, record: Record, curve: Curve) -> None:
+    results = [result for result in record.results if result.r == curve.r]
+    norm = "Linf" if math.isinf(curve.r) else f"L{curve.r:g}"
+    orders = sorted({other.p for other in record.curves} - set(_COLOURS))
+    colour = _COLOURS.get(curve.p) or _OTHERS[orders.index(curve.p) % len(_OTHERS)]
+    clean, top = 100 * record.results[0].clean, curve.radii[-1]
+    axis.axhline(clean, color=_SOFT, linestyle=":", linewidth=1, zorder=1)
+    _band(axis, curve, colour)
     for result in results:
-        colour = _COLOURS.get(result.p, "0.4")
-        for value, filled in ((result.attacked, True), (result.certified, False)):
+        if result.p != curve.p:
+            continue
+        for value, face in ((result.attacked, colour), (result.certified, "white")):
             if value is not None:
-                face = colour if filled else "white"
-                axis.plot(result.radius, 100 * value, "o", color=colour, markerfacecolor=face, markersize=4, zorder=4)
-    top = max((curve.radii[-1] for curve in curves), default=1.0)
-    axis.set(xlim=(0, top), ylim=(0, min(100, clean + 6)), title=f"{name} ground norm")
+                axis.plot(result.radius, 100 * value, "o", color=colour, markerfacecolor=face, markersize=4.2, zorder=4)
+    axis.set(xlim=(0, top), ylim=(0, 100))
+    name = f"{norm}, pointwise (p = inf)" if math.isinf(curve.p) else f"W{curve.p:g} with {norm} ground norm"
+    axis.set_title(name, loc="left", color=colour, fontweight="bold")
+    axis.annotate(
+        f"clean {clean:.1f}", (1, clean), (0, 2 if clean < 92 else -2), xycoords=("axes fraction", "data"), ha="right",
+        textcoords="offset points", va="bottom" if clean < 92 else "top", fontsize=7.5, color=_SOFT,
+    )  # fmt: skip
+    _say_tightness(axis, record, curve)
     _radius_ticks(axis, [result.radius for result in results], top)
+    mean = _MEAN.get(curve.p, f"order-{curve.p:g} mean of the {{norm}} distance").format(norm=norm)
+    box = record.settings.get("bounds")
+    unit = f"inputs in [{box[0]:g}, {box[1]:g}]" if isinstance(box, list) and len(box) == 2 else "in input units"
+    axis.set_xlabel(f"radius: {mean} moved\n({unit})", fontsize=8.5)
     axis.grid(axis="y", color="0.92", linewidth=0.7)
     axis.set_axisbelow(True)
 
 
 def _band(axis: Axes, curve: Curve, colour: str) -> None:
-    name = "pointwise (p = inf)" if math.isinf(curve.p) else f"W{curve.p:g}"
-    if curve.attacked is not None and curve.certified is not None:
-        low, high = [100 * v for v in curve.certified], [100 * v for v in curve.attacked]
-        axis.fill_between(curve.radii, low, high, color=colour, alpha=0.13, linewidth=0, zorder=2)
-    if curve.attacked is not None:
-        axis.plot(curve.radii, [100 * v for v in curve.attacked], color=colour, linewidth=1.5, label=f"{name} attacked")
-    if curve.certified is not None:
-        line = [100 * v for v in curve.certified]
-        axis.plot(curve.radii, line, color=colour, linewidth=1.3, linestyle=(0, (4, 2)), label=f"{name} certified")
+    """Both lines, the band between them and, where there is enough of it to be seen, its width at the widest place."""
+    high = None if curve.attacked is None else [100 * v for v in curve.attacked]
+    low = None if curve.certified is None else [100 * v for v in curve.certified]
+    jumps: Any = {"drawstyle": "steps-post"} if math.isinf(curve.p) else {}
+    if high is not None:
+        axis.plot(curve.radii, high, color=colour, linewidth=1.6, zorder=3, **jumps)
+    if low is not None:
+        axis.plot(curve.radii, low, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), zorder=3, **jumps)
+    if high is None or low is None:
+        return
+    step: Any = "post" if jumps else None
+    axis.fill_between(curve.radii, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2, step=step)
+    seen = range(bisect.bisect_right(curve.radii, _SEEN * curve.radii[-1]))
+    at = max(seen, key=lambda index: high[index] - low[index])
+    if high[at] - low[at] < 5:
+        return
+    arrow = {"arrowstyle": "<->", "color": "0.2", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+    axis.annotate("", (curve.radii[at], low[at]), (curve.radii[at], high[at]), arrowprops=arrow, zorder=5)
+    above = high[at] < high[0] - 15
+    _say(axis, f"{high[at] - low[at]:.0f} pts", (curve.radii[at], high[at] if above else low[at]), above=above)
+
+
+def _name_lines(axis: Axes, curve: Curve) -> None:
+    """Write each side's name at its line, away from the band, where there is room."""
+    at = bisect.bisect_left(curve.radii, 0.4 * curve.radii[-1])
+    for name, line in (("attacked", curve.attacked), ("certified", curve.certified)):
+        above = name == "attacked"
+        if line is not None and (line[at] < 0.9 if above else line[at] > 0.15):
+            _say(axis, name, (curve.radii[at], 100 * line[at]), above=above)
+
+
+def _say(axis: Axes, text: str, place: tuple[float, float], *, above: bool) -> None:
+    """A short text right above or left below a point of a falling line."""
+    axis.annotate(
+        text, place, (3, 2) if above else (-3, -2), textcoords="offset points", fontsize=7.5, color="0.2", zorder=6,
+        ha="left" if above else "right", va="bottom" if above else "top",
+    )  # fmt: skip
+
+
+def _say_tightness(axis: Axes, record: Record, curve: Curve) -> None:
+    """The tightness in the corner that the curves leave free."""
+    found = [one for one in record.brackets if (one.p, one.r) == (curve.p, curve.r) and one.tightness is not None]
+    lines = [line for line in (curve.attacked, curve.certified) if line is not None]
+    if not found or not lines:
+        return
+    end = bisect.bisect_left(curve.radii, 0.62 * curve.radii[-1])
+    above = max(lines[0][end:]) < 0.8
+    axis.text(
+        0.985 if above else 0.025, 0.86 if above else 0.04, f"tightness {found[0].tightness:.2f}",
+        transform=axis.transAxes, fontsize=7.5, color=_SOFT, ha="right" if above else "left", va="top" if above else "bottom",
+    )  # fmt: skip
+
+
+def _legend(record: Record) -> list[Any]:
+    """What line styles mean, in grey: the colour names the order, which the panel's title says."""
+    attacked = any(curve.attacked is not None for curve in record.curves)
+    certified = any(curve.certified is not None for curve in record.curves)
+    handles: list[Any] = []
+    if attacked:
+        text = "attacked: reached by an adversary" + ("" if certified else ", the worst case is no higher")
+        handles.append(Line2D([], [], color="0.2", linewidth=1.6, label=text))
+    if attacked and certified:
+        handles.append(Patch(facecolor="0.2", alpha=0.16, label="worst case lies here"))
+    if certified:
+        text = "certified: proved" + ("" if attacked else ", the worst case is no lower")
+        handles.append(Line2D([], [], color="0.2", linewidth=1.4, linestyle=(0, (4, 2)), label=text))
+    if any(result.radius for result in record.results):
+        face = "0.2" if attacked else "white"
+        dot: Any = {"marker": "o", "linestyle": "", "markersize": 4.2, "markerfacecolor": face}
+        handles.append(Line2D([], [], color="0.2", label="radii asked for", **dot))
+    return handles
 
 
 def _radius_ticks(axis: Axes, radii: list[float], top: float) -> None:
     """Ticks in 255ths where the radii asked for are multiples of 1/255."""
     whole = radii and all(abs(255 * radius - round(255 * radius)) < 1e-6 for radius in radii) and top < 0.5
     if whole:
-        step = max(1, math.ceil(255 * top / 7))
+        step = max(1, math.ceil(255 * top / 5))
         ticks = list(range(0, math.floor(255 * top) + 1, step))
         axis.set_xticks([tick / 255 for tick in ticks], [f"{tick}/255" if tick else "0" for tick in ticks])
-    axis.set_xlabel("radius")
+    else:
+        axis.locator_params(axis="x", nbins=5)

@@ -1,39 +1,120 @@
-"""The table of brackets, for the terminal and for the page."""
+"""The tables of a run, for the terminal and for the page: brackets, their width, and what is claimed beyond."""
 
 from __future__ import annotations
 
 import html
+import math
+from collections.abc import Sequence
 
 from rich.table import Table
 
-from wassertight.records import Record, Result
+from wassertight.records import Claim, Record, Result
 
 COLUMNS = ("threat", "clean", "certified", "attacked", "gap", "passes / sample", "seconds")
+WIDTHS = ("over all radii", "widest gap", "at radius", "mean gap", "closed from radius", "tightness")
+_WIDTH = 86
+CLAIMS = ("threat", "certified", "attacked", "gap")
 
 
 def results_table(record: Record) -> Table:
     """One row a threat; accuracies in percent, a dash where a side was not run."""
-    table = Table(title=f"{record.model} on {record.data}, n = {record.n}", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "threat" else "right")
-    for result in record.results:
-        table.add_row(*_cells(record, result))
+    rows = [_cells(record, result) for result in record.results]
     state = "[green]audit passed[/]" if record.audit.ok else f"[bold red]audit: {record.audit.violations} violations[/]"
-    table.caption = f"certified <= worst case <= attacked; accuracies in percent; {state}"
-    table.caption_justify = "left"
-    return table
+    title = f"{record.model} on {record.data}, n = {record.n}"
+    return _table(title, COLUMNS, rows, f"certified <= worst case <= attacked; accuracies in percent; {state}")
+
+
+def brackets_table(record: Record) -> Table | None:
+    """One row for each order asked for: how far both sides are apart; None where a side was not run."""
+    rows = _width_rows(record)
+    caption = (
+        "gaps in points; tightness: mean proved radius over mean attack distance, the same for all orders of a norm"
+    )
+    return _table("Width of the bracket", WIDTHS, rows, caption) if rows else None
+
+
+def claim_table(record: Record) -> Table | None:
+    """The brackets under the conditions of the claim; None where nothing was claimed."""
+    if record.claim is None:
+        return None
+    return _table(claim_title(record.claim), CLAIMS, _claim_rows(record.claim), claim_caption(record.claim))
+
+
+def claim_title(claim: Claim) -> str:
+    """What the claim's brackets are about."""
+    law = "Around the true law" if claim.population else "Around the samples' law"
+    return law + ("" if math.isinf(claim.label_cost) else f", labels may move at a cost of {claim.label_cost:g}")
+
+
+def claim_caption(claim: Claim) -> str:
+    """How sure the claim is, and what that costs."""
+    if not claim.population:
+        return "accuracies in percent"
+    return (
+        f"accuracies in percent; with confidence {100 * claim.confidence:g} % over the draw of the samples, which costs "
+        f"{100 * claim.margin:.1f} points a side"
+    )
 
 
 def html_table(record: Record) -> str:
-    """The same table as HTML, everything escaped."""
-    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in COLUMNS)
-    rows = []
-    for result in record.results:
-        first, *rest = _cells(record, result)
+    """The table of results as HTML, everything escaped."""
+    return _html(COLUMNS, [_cells(record, result) for result in record.results])
+
+
+def html_widths(record: Record) -> str:
+    """The table of widths as HTML; empty where a side was not run."""
+    rows = _width_rows(record)
+    return _html(WIDTHS, rows) if rows else ""
+
+
+def html_claim(claim: Claim) -> str:
+    """The claim's brackets as HTML."""
+    return _html(CLAIMS, _claim_rows(claim))
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", min_width=_WIDTH)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _html(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in columns)
+    body = "".join(
+        f"<tr><th scope='row'>{html.escape(first)}</th>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _width_rows(record: Record) -> list[tuple[str, ...]]:
+    asked = {(result.r, result.p) for result in record.results}
+    rows: list[tuple[str, ...]] = []
+    for bracket in record.brackets:
+        if (bracket.r, bracket.p) not in asked:
+            continue
+        norm = "Linf" if math.isinf(bracket.r) else f"L{bracket.r:g}"
+        name = f"{norm} (pointwise)" if math.isinf(bracket.p) else f"W{bracket.p:g}-{norm}"
+        closes = "never" if math.isinf(bracket.closes_at) else f"{bracket.closes_at:.3g}"
+        tight = "-" if bracket.tightness is None else f"{bracket.tightness:.2f}"
         rows.append(
-            f"<tr><th scope='row'>{html.escape(first)}</th>" + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+            (name, percent(bracket.widest), f"{bracket.widest_at:.3g}", percent(bracket.mean_width), closes, tight)
         )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return rows
+
+
+def _claim_rows(claim: Claim) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for result in claim.results:
+        low, high = result.certified, result.attacked
+        gap = None if low is None or high is None else high - low
+        rows.append((result.threat, percent(low), percent(high), percent(gap)))
+    return rows
 
 
 def percent(value: float | None) -> str:

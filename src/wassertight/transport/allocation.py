@@ -74,10 +74,14 @@ class FlipDistances:
         return cls(values=_clean(radii, missing=0.0), weights=_mass(radii, weights), side="certified", closed=closed)
 
     def relabelled(self, label_cost: float) -> FlipDistances:
-        """The same with labels that may move at a finite cost kappa: `min(d_i, kappa)` where d_i > 0. Exact."""
+        """The same with labels that may move at a finite cost kappa: `min(d_i, kappa)` where d_i > 0. Exact.
+
+        At p = inf a relabelling that costs exactly the radius is allowed, so a closed ball no longer counts as closed.
+        """
         if not label_cost > 0:
             raise InputError(f"a label cost must be > 0 (inf = labels never move), got {label_cost}")
-        return replace(self, values=torch.where(self.values > 0, self.values.clamp_max(label_cost), self.values))
+        values = torch.where(self.values > 0, self.values.clamp_max(label_cost), self.values)
+        return replace(self, values=values, closed=self.closed and math.isinf(label_cost))
 
     def accuracy(self, p: float, radius: float) -> float:
         """Worst-case accuracy over the W_p ball: `1 - K`."""

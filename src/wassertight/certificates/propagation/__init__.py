@@ -1,5 +1,12 @@
 """Bound propagation: the largest ball around every sample in which no logit can overtake the true one."""
 
-from wassertight.certificates.propagation.radii import IntervalPropagation, LinearPropagation
+from wassertight.certificates.propagation.methods import (
+    Auto,
+    BranchAndBound,
+    CrownIBP,
+    IntervalPropagation,
+    LinearPropagation,
+    matters,
+)
 
-__all__ = ["IntervalPropagation", "LinearPropagation"]
+__all__ = ["Auto", "BranchAndBound", "CrownIBP", "IntervalPropagation", "LinearPropagation", "matters"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wassertight.certificates.propagation.layout import channels_last
 from wassertight.certificates.propagation.operations import Add, Dense, Elementwise, Rearrangement, Shape
 from wassertight.certificates.propagation.reading import Handler, Reader, Ref
 
@@ -18,8 +19,8 @@ def scaled(reader: Reader, ref: Ref, scale: Any, shift: Any = 0.0, *, heft: Any 
     """scale * z + shift with constants that broadcast to the value's shape."""
     shape = reader.shape(ref)
     operation = Elementwise(
-        scale=reader.features(scale, shape),
-        shift=reader.features(shift, shape),
+        scale=channels_last(reader.features(scale, shape)[None])[0],
+        shift=channels_last(reader.features(shift, shape)[None])[0],
         source=shape,
         target=shape,
         terms=terms,

@@ -50,7 +50,8 @@ def _forward(
             raise UnsupportedLayerError(f"multi-head attention with {reason} cannot be bounded")
 
     def heads(z: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
-        return functional.linear(z, weight, bias).view(*z.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+        parts = functional.linear(z, weight, bias)
+        return parts.reshape(*parts.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     if self.in_proj_weight is not None:
         weights = self.in_proj_weight.chunk(3)

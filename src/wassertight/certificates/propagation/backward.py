@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.layout import flat_maps, flat_rows
 from wassertight.certificates.propagation.operations import Add, Affine
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Relaxation, dot
+from wassertight.geometry import conjugate, norm
 
 MEMORY = 3 * 10**7
 """Coefficients held at once, about 240 MB in float64."""
@@ -84,3 +86,29 @@ def _pull(
         for parent, part in zip(node.parents, pulled, strict=True):
             rows[parent] = rows[parent] + part if parent in rows else part
     return constant + region.minimum(rows[0], tight=tight) if 0 in rows else constant
+
+
+def box_form(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Lower bounds of rows (n, m, *shape) on values between low and high (n, *shape): (n, m)."""
+    flat, low, high = flat_rows(a), flat_maps(low), flat_maps(high)
+    return (flat.clamp_min(0) @ low[:, :, None] + flat.clamp_max(0) @ high[:, :, None]).squeeze(2)
+
+
+def row_norms(graph: Graph, index: int, r: float, like: Tensor) -> Tensor:
+    """Dual norm of every row of the matrix from the input to a node that is affine in it."""
+    shape, size = graph.nodes[index].shape, math.prod(graph.source)
+    units, norms = math.prod(shape), []
+    step = max(1, MEMORY // (4 * max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])))
+    for begin in range(0, units, step):
+        rows = torch.arange(begin, min(begin + step, units), device=like.device)
+        a = torch.zeros(len(rows), units, dtype=like.dtype, device=like.device)
+        a[torch.arange(len(rows)), rows] = 1
+        pending = {index: a.view(len(rows), *shape)}
+        for k in range(index, 0, -1):
+            if k in pending:
+                a, node = pending.pop(k), graph.nodes[k]
+                for parent in node.parents:
+                    part = node.operation.pull(a)[0] if isinstance(node.operation, Affine) else a
+                    pending[parent] = pending[parent] + part if parent in pending else part
+        norms.append(norm(pending[0].reshape(len(rows), size), conjugate(r)))
+    return torch.cat(norms).view(shape)

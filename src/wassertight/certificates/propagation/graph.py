@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
-from wassertight.certificates.propagation.operations import Add, Affine, Maximum, Product, Shape
+from wassertight.certificates.propagation.operations import (
+    Add,
+    Affine,
+    Convolution,
+    Dense,
+    Elementwise,
+    Maximum,
+    Product,
+    Rearrangement,
+    Shape,
+)
 
 Operation = Affine | Activation | Add | Product | Maximum
 
@@ -70,6 +80,26 @@ class Graph:
             found.append(frozenset({index}).union(*(found[p] for p in node.parents)))
         return tuple(found)
 
+    @cached_property
+    def plain(self) -> frozenset[int]:
+        """Nodes for which interval arithmetic over a box is exact: at most one summing operation away from the input."""
+        depth: dict[int, int] = {0: 0}
+        for index, node in enumerate(self.nodes[1:], 1):
+            if index in self.straight:
+                sums = isinstance(node.operation, (Add, Dense, Convolution)) or getattr(node.operation, "terms", 1) > 2
+                depth[index] = sum(depth[p] for p in node.parents) + (1 if sums else 0) + (len(node.parents) > 1)
+        return frozenset(index for index, deep in depth.items() if deep <= 1)
+
+    @cached_property
+    def settled(self) -> frozenset[int]:
+        """Values of activations and maxima, possibly rearranged: their intervals follow from their arguments' bounds."""
+        found: set[int] = set()
+        for index, node in enumerate(self.nodes):
+            moved = isinstance(node.operation, Rearrangement) and node.operation.terms <= 1 and node.parents[0] in found
+            if moved or isinstance(node.operation, (Activation, Maximum)):
+                found.add(index)
+        return frozenset(found)
+
     def values(self, z: Tensor) -> list[Tensor]:
         """The value of every node on a batch (n, *source), in the graph's own dtype."""
         found = [z]
@@ -80,6 +110,48 @@ class Graph:
     def logits(self, z: Tensor) -> Tensor:
         """The network as read, (n, classes)."""
         return self.values(z)[-1]
+
+
+def pruned(nodes: list[Node], output: int) -> Graph:
+    """Only what the logits depend on, in the same order."""
+    needed = {output}
+    for index in range(output, -1, -1):
+        if index in needed:
+            needed.update(nodes[index].parents)
+    kept = sorted(needed | {0})
+    place = {old: new for new, old in enumerate(kept)}
+    return Graph(
+        tuple(
+            Node(
+                name=nodes[old].name,
+                operation=nodes[old].operation,
+                parents=tuple(place[p] for p in nodes[old].parents),
+                shape=nodes[old].shape,
+            )
+            for old in kept
+        )
+    )
+
+
+def split_entry(graph: Graph) -> tuple[tuple[Elementwise, ...], Graph]:
+    """Scalings that everything else sees the input through (input normalisation), and the graph behind them."""
+    scalings: list[Elementwise] = []
+    nodes = list(graph.nodes)
+    while len(nodes) > 2:
+        operation = nodes[1].operation
+        if not isinstance(operation, Elementwise) or sum(0 in node.parents for node in nodes) > 1:
+            break
+        scalings.append(operation)
+        rest = nodes[1:]
+        nodes = [
+            replace(
+                node,
+                parents=tuple(p - 1 for p in node.parents) if k else (),
+                operation=node.operation if k else None,
+            )
+            for k, node in enumerate(rest)
+        ]
+    return tuple(scalings), Graph(tuple(nodes))
 
 
 def _value(operation: Operation | None, arguments: list[Tensor]) -> Tensor:

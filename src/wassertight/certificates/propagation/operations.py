@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wassertight.certificates.propagation.layout import channels_last, flat_maps
+
 Shape = tuple[int, ...]
 
 
@@ -124,7 +126,14 @@ class Convolution:
             for k in (0, 1)
         ]
         back = functional.conv_transpose2d(
-            a, self.weight, None, self.stride, self.padding, (extra[0], extra[1]), self.groups, self.dilation
+            channels_last(a),
+            self.weight,
+            None,
+            self.stride,
+            self.padding,
+            (extra[0], extra[1]),
+            self.groups,
+            self.dilation,
         )
         return back, a.sum((2, 3)) @ self.bias
 
@@ -157,7 +166,7 @@ class Elementwise:
         return self.scale.abs() * magnitude + (self.shift.abs() if self.heft is None else self.heft)
 
     def pull(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        return a * self.scale, (a * self.shift).flatten(1).sum(1)
+        return a * self.scale, (flat_maps(a) @ flat_maps(self.shift[None]).T).squeeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,11 +226,12 @@ class Product:
         return x @ y if self.matrices else x * y
 
     def interval(self, parents: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Bounds of the value from low, high and rounding error of both factors."""
-        (cx, wx), (cy, wy) = (((low + high) / 2, (high - low) / 2 + error) for low, high, error in parents)
+        """Range of the product, from low, high and rounding error of both factors."""
+        (xl, xh, xe), (yl, yh, ye) = parents
+        cx, wx, cy, wy = (xl + xh) / 2, (xh - xl) / 2 + xe, (yl + yh) / 2, (yh - yl) / 2 + ye
+        centre = self.of(cx, cy)
+        width = self.of(wx, cy.abs()) + self.of(cx.abs(), wy) + self.of(wx, wy)
         if self.matrices:
-            centre = cx @ cy
-            width = wx @ cy.abs() + cx.abs() @ wy + wx @ wy
             return centre - width, centre + width
         corners = torch.stack([(cx + s * wx) * (cy + q * wy) for s in (-1, 1) for q in (-1, 1)])
         return corners.amin(0), corners.amax(0)

@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
-from wassertight.certificates.propagation.backward import MEMORY, lower_bounds
+from wassertight.certificates.propagation.backward import MEMORY, box_form, lower_bounds, row_norms
 from wassertight.certificates.propagation.curves import Curve
-from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.graph import Graph, split_entry
 from wassertight.certificates.propagation.operations import (
     Add,
     Affine,
-    Convolution,
-    Dense,
     Maximum,
     Product,
     Rearrangement,
@@ -32,8 +30,8 @@ from wassertight.certificates.propagation.operations import (
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Bilinear, Elementwise, Largest, Relaxation
 from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.certificates.propagation.slopes import ascend
 from wassertight.certificates.propagation.windows import window_bounds, windows_pay
-from wassertight.geometry import conjugate, norm
 
 METHODS = ("interval", "crown-ibp", "crown")
 
@@ -66,46 +64,61 @@ class Propagation:
         r: order of the ground norm.
         method: "interval", "crown-ibp" (intervals inside, backward bounds of the margins), or "crown".
         rounding: how far floating point may move values.
+        inner: gradient steps on the slopes behind every inner bound that plain backward bounds leave undecided.
     """
 
-    def __init__(self, graph: Graph, r: float, *, method: str = "crown", rounding: Rounding) -> None:
-        self.graph, self.r, self.method, self.rounding = graph, r, method, rounding
+    def __init__(self, graph: Graph, r: float, *, method: str = "crown", rounding: Rounding, inner: int = 0) -> None:
+        self.r, self.method, self.rounding, self.inner = r, method, rounding, inner
+        self.entry, self.graph = split_entry(graph) if math.isinf(r) else ((), graph)
+        self.affine = len(graph.nodes) - 1 in graph.straight
+        graph = self.graph
         self._norms: dict[int, Tensor] = {}
-        self._plain = _plain(graph)
-        self._settled = _settled(graph)
 
-    def margins(self, region: Region, y: Tensor) -> Tensor:
+    def margins(self, region: Region, y: Tensor, *, method: str | None = None) -> Tensor:
         """Proved lower bound of the smallest `z_y - z_j`, j != y, as the model computes it; one number a sample."""
-        bounds = self.bounds(region)
-        return self.final(region, bounds, specification(y, self.graph.classes, region.x.dtype)).amin(1)
+        method = method or self.method
+        region = self.enter(region)
+        bounds = self.bounds(region, method)
+        return self.final(region, bounds, specification(y, self.graph.classes, region.x.dtype), method).amin(1)
 
-    def final(self, region: Region, bounds: Bounds, spec: Tensor) -> Tensor:
+    def enter(self, region: Region) -> Region:
+        """The box behind the elementwise scalings at the input, which the graph of the propagation leaves out."""
+        for operation in self.entry:
+            error = self.rounding.affine(operation, region.low, region.high, torch.zeros_like(region.low))
+            ends = operation.apply(region.low), operation.apply(region.high)
+            region = Region(
+                x=operation.apply(region.x), t=region.t, r=region.r,
+                low=torch.minimum(*ends) - error, high=torch.maximum(*ends) + error,
+            )  # fmt: skip
+        return region
+
+    def final(self, region: Region, bounds: Bounds, spec: Tensor, method: str | None = None) -> Tensor:
         """Proved lower bounds of the logits' forms spec (n, m, classes), rounding of the logits included; (n, m)."""
         last = len(self.graph.nodes) - 1
         allowance = spec.abs() @ bounds.error[last][:, :, None]
-        best = _box_form(spec, bounds.low[last], bounds.high[last])
+        best = box_form(spec, bounds.low[last], bounds.high[last])
         operation = self.graph.nodes[last].operation
         if isinstance(operation, Affine):
             parent = self.graph.nodes[last].parents[0]
             flat, shift = operation.pull(spec.flatten(0, 1))
             a = flat.view(*spec.shape[:2], *flat.shape[1:])
             best = torch.maximum(
-                best, _box_form(a, bounds.low[parent], bounds.high[parent]) + shift.view(spec.shape[:2])
+                best, box_form(a, bounds.low[parent], bounds.high[parent]) + shift.view(spec.shape[:2])
             )
-        if self.method != "interval":
+        if (method or self.method) != "interval" or self.affine:
             linear = lower_bounds(self.graph, last, spec, region, self.relaxations(bounds), tight=True)
             best = torch.maximum(best, linear)
         best = best - allowance.squeeze(2)
         return torch.where(bounds.lost[:, None] | best.isnan(), -math.inf, best)
 
-    def bounds(self, region: Region) -> Bounds:
-        """Bounds of every node."""
+    def bounds(self, region: Region, method: str | None = None) -> Bounds:
+        """Bounds of every node, over a region that has been entered."""
         found = Bounds(lost=torch.zeros(len(region.x), dtype=torch.bool, device=region.x.device))
         found.low[0], found.high[0], found.error[0] = region.low, region.high, torch.zeros_like(region.low)
         for index in range(1, len(self.graph.nodes)):
             self._interval(index, found)
             if index in self.graph.bent:
-                self._sharpen(index, region, found)
+                self._sharpen(index, region, found, method or self.method)
         return found
 
     def relaxations(self, bounds: Bounds, below: int | None = None) -> dict[int, Relaxation]:
@@ -162,15 +175,15 @@ class Propagation:
             found.error[parent] = torch.where(fine, error, 0.0)
         return found.triple(parent)
 
-    def _sharpen(self, index: int, region: Region, found: Bounds) -> None:
+    def _sharpen(self, index: int, region: Region, found: Bounds, method: str) -> None:
         """Better bounds for the units of a node that matter."""
         if index in self.graph.straight:
             if not math.isinf(self.r):
                 self._by_norms(index, region, found)
                 return
-            if index in self._plain:
+            if index in self.graph.plain:
                 return
-        if self.method != "crown" or index in self._settled:
+        if method != "crown" or index in self.graph.settled:
             return
         low, high, error = found.triple(index)
         wanted = self._undecided(index, low - error, high + error)
@@ -183,24 +196,46 @@ class Propagation:
             found.low[index][wanted] = torch.maximum(low[wanted], lower)
             found.high[index][wanted] = torch.minimum(high[wanted], upper)
         else:
-            self._by_rows(index, wanted.flatten(1), region, relaxations, found)
+            self._by_rows(index, wanted, region, relaxations, found, 0)
+        if self.inner:
+            wanted = self._undecided(index, found.low[index] - error, found.high[index] + error)
+            self._by_rows(index, wanted, region, relaxations, found, self.inner)
         found.high[index] = torch.maximum(found.low[index], found.high[index])
 
+    def refresh(self, index: int, region: Region, found: Bounds, most: int) -> None:
+        """Bound an inner node afresh, from the bounds before it, if no more than so many of its units are undecided."""
+        low, high, error = found.triple(index)
+        wanted = self._undecided(index, low - error, high + error)
+        count = int(wanted.flatten(1).sum(1).max())
+        if 0 < count <= most and index not in self.graph.settled:
+            self._by_rows(index, wanted, region, self.relaxations(found, below=index), found, 0)
+            found.high[index] = torch.maximum(found.low[index], found.high[index])
+
     def _by_rows(
-        self, index: int, wanted: Tensor, region: Region, relaxations: dict[int, Relaxation], found: Bounds
+        self,
+        index: int,
+        wanted: Tensor,
+        region: Region,
+        relaxations: dict[int, Relaxation],
+        found: Bounds,
+        iterations: int,
     ) -> None:
-        low, high = found.low[index], found.high[index]
+        """Backward bounds of the wanted units (n, *shape), slopes optimised where iterations are given."""
+        graph, low, high, wanted = self.graph, found.low[index], found.high[index], wanted.flatten(1)
         shape, most = low.shape, int(wanted.sum(1).max())
         rows = wanted.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        step = max(
-            1, MEMORY // (3 * max(math.prod(self.graph.nodes[k].shape) for k in self.graph.ancestors[index]) * len(low))
-        )
+        widest = max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])
+        step = max(1, MEMORY // ((12 if iterations else 3) * widest * len(low)))
         low, high = low.flatten(1).clone(), high.flatten(1).clone()
         for part in torch.split(rows, step, dim=1):
             hot = torch.zeros(*part.shape, wanted.shape[1], dtype=low.dtype, device=low.device)
             hot.scatter_(2, part[:, :, None], 1.0)
             hot = hot.view(*part.shape, *shape[1:])
-            both = lower_bounds(self.graph, index, torch.cat((hot, -hot), 1), region, relaxations, tight=False)
+            a = torch.cat((hot, -hot), 1)
+            if iterations:
+                both = ascend(graph, index, a, region, relaxations, iterations=iterations).best
+            else:
+                both = lower_bounds(graph, index, a, region, relaxations, tight=False)
             lower, upper = both.chunk(2, dim=1)
             low.scatter_(1, part, torch.maximum(low.gather(1, part), lower))
             high.scatter_(1, part, torch.minimum(high.gather(1, part), -upper))
@@ -224,7 +259,7 @@ class Propagation:
         """The dual norm of every row times the radius, where that is better than the box."""
         if index not in self._norms:
             slack = 1 + (math.prod(self.graph.source) + 4) * torch.finfo(region.x.dtype).eps
-            self._norms[index] = slack * _row_norms(self.graph, index, self.r, region.x)
+            self._norms[index] = slack * row_norms(self.graph, index, self.r, region.x)
         middle = self._middle(index, region.x)
         reach = region.t.view(-1, *(1,) * (middle.ndim - 1)) * self._norms[index]
         found.low[index] = torch.maximum(found.low[index], middle - reach)
@@ -247,48 +282,3 @@ def specification(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     others = torch.arange(classes, device=y.device).expand(len(y), classes)
     others = others[others != y[:, None]].view(len(y), classes - 1)
     return eye[y][:, None] - eye[others]
-
-
-def _box_form(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    flat = a.flatten(2)
-    return (flat.clamp_min(0) @ low.flatten(1)[:, :, None] + flat.clamp_max(0) @ high.flatten(1)[:, :, None]).squeeze(2)
-
-
-def _plain(graph: Graph) -> frozenset[int]:
-    """Nodes for which interval arithmetic over a box is exact: at most one summing operation away from the input."""
-    depth: dict[int, int] = {0: 0}
-    for index, node in enumerate(graph.nodes[1:], 1):
-        if index in graph.straight:
-            sums = isinstance(node.operation, (Add, Dense, Convolution)) or getattr(node.operation, "terms", 1) > 2
-            depth[index] = sum(depth[p] for p in node.parents) + (1 if sums else 0) + (len(node.parents) > 1)
-    return frozenset(index for index, deep in depth.items() if deep <= 1)
-
-
-def _settled(graph: Graph) -> frozenset[int]:
-    """Values of activations and maxima, possibly rearranged: their intervals follow from their arguments' bounds."""
-    found: set[int] = set()
-    for index, node in enumerate(graph.nodes):
-        moved = isinstance(node.operation, Rearrangement) and node.operation.terms <= 1 and node.parents[0] in found
-        if moved or isinstance(node.operation, (Activation, Maximum)):
-            found.add(index)
-    return frozenset(found)
-
-
-def _row_norms(graph: Graph, index: int, r: float, like: Tensor) -> Tensor:
-    """Dual norm of every row of the matrix from the input to a node that is affine in it."""
-    shape, size = graph.nodes[index].shape, math.prod(graph.source)
-    units, norms = math.prod(shape), []
-    step = max(1, MEMORY // (4 * max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])))
-    for begin in range(0, units, step):
-        rows = torch.arange(begin, min(begin + step, units), device=like.device)
-        a = torch.zeros(len(rows), units, dtype=like.dtype, device=like.device)
-        a[torch.arange(len(rows)), rows] = 1
-        pending = {index: a.view(len(rows), *shape)}
-        for k in range(index, 0, -1):
-            if k in pending:
-                a, node = pending.pop(k), graph.nodes[k]
-                for parent in node.parents:
-                    part = node.operation.pull(a)[0] if isinstance(node.operation, Affine) else a
-                    pending[parent] = pending[parent] + part if parent in pending else part
-        norms.append(norm(pending[0].reshape(len(rows), size), conjugate(r)))
-    return torch.cat(norms).view(shape)

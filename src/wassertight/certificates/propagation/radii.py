@@ -1,185 +1,65 @@
-"""The largest certified radius of every sample, by batched bracketing on a verified margin."""
+"""The largest radius of every sample at which bounds of the margin stay positive, by batched bracketing."""
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from wassertight.certificates.base import Certificate
+from wassertight.certificates.base import Task
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.geometry import norm
-from wassertight.inputs import check_inputs, check_weights
-from wassertight.queries import ModelQueries
-from wassertight.threats import ThreatModel
-from wassertight.transport import FlipDistances
-from wassertight.types import Bounds, InputError, Model, Passes, Progress, Status
+from wassertight.types import Bounds
 
-_PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 _SMALL = 1024
 """Networks with at most this many hidden units are bounded in float64 when the precision is "auto"."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearPropagation:
-    """Certified radii by backward linear bound propagation (CROWN, 1811.00866) in l_1, l_2 or l_inf balls cut by the box.
+class Reading:
+    """A model read once, in the dtype of the bounds."""
 
-    For feed-forward ReLU networks of Linear, Conv2d, Flatten, BatchNorm (eval), average pooling and input
-    normalisation. The radius of a sample is the largest one that was verified, found by batched bracketing to a
-    relative `tolerance`; on a network without ReLU it is exact.
+    graph: Graph
+    dtype: torch.dtype
+    rounding: Rounding
+    model_dtype: torch.dtype
 
-    Args:
-        tolerance: relative width at which the bracket of a radius is closed.
-        steps: propagations a sample at most.
-        precision: "float64"; "float32" (two to three times faster, with a four times larger allowance for rounding);
-            or "auto": float64 for networks of at most 1,024 hidden units and for float64 models, else float32.
+    @classmethod
+    def of(cls, task: Task, precision: str) -> Reading:
+        sample = task.x[:2]
+        graph = read_graph(task.model, sample, dtype=torch.float64, device=sample.device)
+        dtype = _dtype(precision, graph, task.dtype)
+        if dtype != torch.float64:
+            graph = read_graph(task.model, sample, dtype=dtype, device=sample.device)
+        return cls(graph=graph, dtype=dtype, rounding=Rounding.between(task.dtype, dtype), model_dtype=task.dtype)
 
-    Raises:
-        UnsupportedLayerError: names the first layer that cannot be bounded.
-
-    >>> from wassertight.threats import PointwiseBall
-    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    >>> _ = model[0].load_state_dict({"weight": torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), "bias": torch.zeros(2)})
-    >>> ball = PointwiseBall(radius=0.2, r=2.0, bounds=(-1.0, 1.0))
-    >>> found = LinearPropagation()(model, torch.tensor([[0.25, 0.5]]), torch.tensor([0]), ball)
-    >>> round(float(found.radii.values[0]), 4), found.accuracy
-    (0.25, 1.0)
-    """
-
-    name: ClassVar[str] = "crown"
-
-    tolerance: float = 1e-3
-    steps: int = 14
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
-
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        batch_size: int | None = None,
-        weights: Tensor | None = None,
-        upper: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Certificate:
-        """Certify the empirical law of exactly these samples."""
-        return _certify(self, model, x, y, threat, "crown", batch_size, weights, upper, progress)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntervalPropagation:
-    """Certified radii by interval bound propagation (1810.12715): cheap, and tight only for networks trained for it.
-
-    Args:
-        tolerance, steps, precision: as for LinearPropagation.
-    """
-
-    name: ClassVar[str] = "interval"
-
-    tolerance: float = 1e-3
-    steps: int = 20
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
-
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        batch_size: int | None = None,
-        weights: Tensor | None = None,
-        upper: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Certificate:
-        """Certify the empirical law of exactly these samples."""
-        return _certify(self, model, x, y, threat, "interval", batch_size, weights, upper, progress)
-
-
-def _check(tolerance: float, steps: int, precision: str) -> None:
-    if not 0 < tolerance < 1 or steps < 1 or precision not in ("auto", *_PRECISIONS):
-        raise InputError(
-            f"tolerance must be in (0, 1), steps >= 1 and precision one of auto, {', '.join(_PRECISIONS)}; "
-            f"got {tolerance}, {steps}, {precision!r}"
+    def assumptions(self) -> tuple[str, ...]:
+        own, model = (str(d).removeprefix("torch.") for d in (self.dtype, self.model_dtype))
+        return (
+            f"bounds computed in {own}; rounding of the model in {model} and of the bounds is covered for sums in any "
+            "order and elementary functions to 8 units in the last place (no TF32, no Winograd convolutions)",
+            "labels do not move; the network is the deterministic eval-mode network that was read and checked on data",
         )
 
 
-def _certify(
-    method: LinearPropagation | IntervalPropagation,
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    kind: str,
-    batch_size: int | None,
-    weights: Tensor | None,
-    upper: Tensor | None,
-    progress: Progress | None,
-) -> Certificate:
-    begun = time.perf_counter()
-    x, y = check_inputs(x, y, threat.bounds)
-    mass = check_weights(weights, len(x)).to(x.device)
-    size = batch_size or 64
-    with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
-        clean = queries.clean_logits(x, y)
-        device = queries.device or x.device
-        graph = read_graph(model, x[:2].to(device), dtype=torch.float64, device=device)
-        dtype = _dtype(method.precision, graph, clean.dtype)
-        if dtype != torch.float64:
-            graph = read_graph(model, x[:2].to(device), dtype=dtype, device=device)
-        rounding = Rounding.between(clean.dtype, dtype)
-        propagation = Propagation(graph, threat.r, method=kind, rounding=rounding)
-        radii = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        right = (clean.argmax(1) == y).nonzero().squeeze(1)
-        search = _Search(propagation, threat.bounds, method.tolerance, method.steps)
-        for begin in range(0, len(right), size):
-            rows = right[begin : begin + size]
-            start = None if upper is None else upper[rows].to(device=device, dtype=dtype)
-            radii[rows] = search.run(x[rows].to(device=device, dtype=dtype), y[rows].to(device), start).to(radii)
-            if progress is not None:
-                progress(min(begin + size, len(right)), len(right))
-    found = FlipDistances.certified(radii, mass, closed=True)
-    return Certificate(
-        method=method.name,
-        threat=threat,
-        accuracy=found.accuracy(threat.p, threat.radius),
-        radii=found,
-        assumptions=(
-            f"bounds computed in {str(dtype).removeprefix('torch.')}; rounding of the model in "
-            f"{str(clean.dtype).removeprefix('torch.')} and of the bounds is covered for sums in any order and elementary "
-            "functions to 8 units in the last place (no TF32, no Winograd convolutions)",
-            "labels do not move; the network is the deterministic eval-mode network that was read and checked on data",
-        ),
-        status=Status.COMPLETE,
-        steps=search.rounds,
-        converged=search.converged,
-        passes=Passes(forward=search.propagations, backward=search.propagations if kind != "interval" else 0),
-        seconds=time.perf_counter() - begun,
-    )
+class RadiusSearch:
+    """Bracketing of the largest t whose verified margin is positive; keeps the verified end.
 
-
-class _Search:
-    """Bracketing of the largest t whose verified margin is positive; keeps the verified end."""
+    The verified margin is a smooth, mostly concave function of t, so its root is estimated by the parabola (first the
+    line) through the last points, and the next trial lies just inside; a sample is done when its bracket is closed or
+    the estimate lies within the tolerance of what is verified.
+    """
 
     def __init__(self, propagation: Propagation, bounds: Bounds, tolerance: float, steps: int) -> None:
         self.propagation, self.bounds = propagation, bounds
-        self.linear = len(propagation.graph.nodes) - 1 in propagation.graph.straight
+        self.linear = propagation.affine
         self.tolerance, self.steps = (1e-9, max(steps, 60)) if self.linear else (tolerance, steps)
         self.propagations = self.rounds = 0
         self.converged = True
@@ -187,14 +67,18 @@ class _Search:
     def run(self, x: Tensor, y: Tensor, upper: Tensor | None) -> Tensor:
         """Largest verified radius of every sample; inf where the whole box is verified."""
         r = self.propagation.r
-        start = self._margins(x, y, x.new_zeros(len(x)))
+        start = self.propagation.margins(self._region(x, x.new_zeros(len(x))), y, method="interval")
         cap = self._cover(x, r)
         low, low_margin = torch.zeros_like(start), start.clone()
         high, high_margin = torch.full_like(start, math.inf), torch.full_like(start, -math.inf)
-        t = self._guess(x, y, start, r)
+        known = torch.zeros_like(start, dtype=torch.bool) if upper is None else torch.isfinite(upper) & (upper > 0)
+        t = torch.zeros_like(start)
+        if not bool(known.all()):
+            t = self._guess(x, y, start, r)
         if upper is not None:
-            t = torch.where(torch.isfinite(upper) & (upper > 0), torch.minimum(0.6 * upper, t), t)
+            t = torch.where(known, 0.6 * upper, t)
         t = torch.minimum(t, cap)
+        third, third_margin = torch.zeros_like(start), start.clone()
         active = start > 0
         for step in range(self.steps):
             rows = active.nonzero().squeeze(1)
@@ -204,36 +88,64 @@ class _Search:
             margin = self._margins(x[rows], y[rows], t[rows])
             good = margin > 0
             up, down = rows[good], rows[~good]
+            third[up], third_margin[up] = low[up], low_margin[up]
+            third[down], third_margin[down] = high[down], high_margin[down]
             low[up], low_margin[up] = t[up], margin[good]
             high[down], high_margin[down] = t[down], margin[~good]
             whole = up[t[up] >= cap[up]]
             low[whole] = math.inf
+            root = self._root(low, low_margin, high, high_margin, third, third_margin, start)
             closed = torch.isfinite(high) & (high - low <= self.tolerance * high)
-            done = closed | (low_margin <= 1e-9 * start) | torch.isinf(low)
+            near = (low > 0) & (root <= low * (1 + self.tolerance)) & torch.isfinite(high)
+            done = closed | near | (low_margin <= 1e-9 * start) | torch.isinf(low)
             active &= ~done
-            t = torch.minimum(self._next(step, low, low_margin, high, high_margin, start), cap)
+            t = torch.minimum(self._next(step, low, high, root), cap)
         self.converged &= not bool(active.any())
         return torch.where(start > 0, low, 0.0)
 
-    def _next(
-        self, step: int, low: Tensor, low_margin: Tensor, high: Tensor, high_margin: Tensor, start: Tensor
+    def _root(
+        self,
+        low: Tensor,
+        low_margin: Tensor,
+        high: Tensor,
+        high_margin: Tensor,
+        third: Tensor,
+        third_margin: Tensor,
+        start: Tensor,
     ) -> Tensor:
-        """Secant towards a margin just above zero, kept inside the bracket; every second step bisects."""
+        """Where the margin is expected to vanish."""
         aim = 2e-10 * start
         bracketed = torch.isfinite(high)
-        linear = self.linear
-        share = ((low_margin - aim) / (low_margin - high_margin)).clamp(0.1, 1.0 if linear else 0.9)
-        if step % 2 == 1 and not (linear and step % 4 == 1):
-            share = torch.full_like(share, 0.5)
-        inside = low + torch.where(bracketed, high - low, 0.0) * share
+        chord = low + (high - low) * (low_margin - aim) / (low_margin - high_margin)
         slope = (start - low_margin) / low.clamp_min(1e-30)
-        further = low + (low_margin - aim) / slope.clamp_min(1e-30)
-        grown = torch.minimum(torch.maximum(further * (1.0 if linear else 0.95), 1.1 * low), 4 * low.clamp_min(1e-12))
+        line = low + (low_margin - aim) / slope.clamp_min(1e-30)
+        # inverse quadratic through three points, where they are distinct and give a root inside the bracket
+        a, b, c = low_margin - aim, high_margin - aim, third_margin - aim
+        inverse = (
+            low * b * c / ((a - b) * (a - c)) + high * a * c / ((b - a) * (b - c)) + third * a * b / ((c - a) * (c - b))
+        )
+        usable = bracketed & torch.isfinite(third_margin) & (inverse > low) & (inverse < high)
+        return torch.where(usable, inverse, torch.where(bracketed, chord, line))
+
+    def _next(self, step: int, low: Tensor, high: Tensor, root: Tensor) -> Tensor:
+        """Just inside the expected root; every third step halves a bracket that does not close."""
+        bracketed = torch.isfinite(high)
+        if self.linear:
+            inside = torch.where(torch.tensor(step % 4 == 3), low + (high - low) / 2, root)
+        else:
+            inside = root - torch.minimum(0.5 * (root - low), 0.7 * self.tolerance * root)
+            if step % 4 == 3:
+                inside = torch.where(high - low > 16 * self.tolerance * high, low + (high - low) / 2, inside)
+        further = root if self.linear else 0.95 * root
+        grown = torch.minimum(torch.maximum(further, 1.1 * low), 4 * low.clamp_min(1e-12))
         return torch.where(bracketed, inside, grown)
 
     def _margins(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
         self.propagations += len(x)
-        return self.propagation.margins(Region.of(x, t, self.propagation.r, self.bounds), y)
+        return self.propagation.margins(self._region(x, t), y)
+
+    def _region(self, x: Tensor, t: Tensor) -> Region:
+        return Region.of(x, t, self.propagation.r, self.bounds)
 
     def _guess(self, x: Tensor, y: Tensor, start: Tensor, r: float) -> Tensor:
         """A first radius: a tiny probe's slope, extended half-way to its root."""
@@ -256,6 +168,6 @@ class _Search:
 def _dtype(precision: str, graph: Graph, model: torch.dtype) -> torch.dtype:
     """Float64 for small networks and float64 models, float32 else, unless the caller chose."""
     if precision != "auto":
-        return _PRECISIONS[precision]
+        return PRECISIONS[precision]
     units = sum(math.prod(graph.nodes[index].shape) for index in graph.bent)
     return torch.float32 if units > _SMALL and model != torch.float64 else torch.float64

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wassertight.certificates.propagation.graph import Graph, Node, Operation
+from wassertight.certificates.propagation.graph import Graph, Node, Operation, pruned
 from wassertight.certificates.propagation.operations import Shape
 from wassertight.certificates.propagation.recording import held_constants, objection, place_of, record_model, word_of
 from wassertight.types import Model, UnsupportedLayerError
@@ -178,7 +178,7 @@ def _checked(model: Model, x: Tensor, reader: Reader, result: Any) -> Graph:
     shape = reader.shape(result)
     if len(shape) != 1:
         raise UnsupportedLayerError(f"the network ends in features of shape {shape}, not in one row of logits")
-    graph = _pruned(reader.nodes, result.index)
+    graph = pruned(reader.nodes, result.index)
     points = torch.cat((x, _between(x)))
     with torch.no_grad():
         there, here = model(points), graph.logits(points.to(device=reader.device, dtype=reader.dtype))
@@ -198,24 +198,3 @@ def _between(x: Tensor) -> Tensor:
     share = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(x)
     moved = x.flatten(1).roll(1, 1).view_as(x)
     return x + share * (moved - x)
-
-
-def _pruned(nodes: list[Node], output: int) -> Graph:
-    """Only what the logits depend on, in the same order."""
-    needed = {output}
-    for index in range(output, -1, -1):
-        if index in needed:
-            needed.update(nodes[index].parents)
-    kept = sorted(needed | {0})
-    place = {old: new for new, old in enumerate(kept)}
-    return Graph(
-        tuple(
-            Node(
-                name=nodes[old].name,
-                operation=nodes[old].operation,
-                parents=tuple(place[p] for p in nodes[old].parents),
-                shape=nodes[old].shape,
-            )
-            for old in kept
-        )
-    )

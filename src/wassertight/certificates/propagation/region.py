@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wassertight.certificates.propagation.layout import flat_maps, flat_rows
 from wassertight.geometry import conjugate, norm
 from wassertight.types import Bounds, ThreatError
 
@@ -45,13 +46,14 @@ class Region:
         Exact for r = inf. For r = 1 and 2 exact (r = 2 up to the accuracy of a dual variable, always from below)
         when `tight`, else the better of ball alone and box alone.
         """
-        flat = a.flatten(2)
-        centre = (flat @ self.x.flatten(1)[:, :, None]).squeeze(2)
-        room = torch.where(flat > 0, (self.x - self.low).flatten(1)[:, None], (self.high - self.x).flatten(1)[:, None])
+        flat, low, high = flat_rows(a), flat_maps(self.low)[:, :, None], flat_maps(self.high)[:, :, None]
+        if math.isinf(self.r):
+            return (flat @ low + flat.clamp_max(0) @ (high - low)).squeeze(2)
+        x = flat_maps(self.x)[:, :, None]
+        centre = (flat @ x).squeeze(2)
+        room = torch.where(flat > 0, (x - low).mT, (high - x).mT)
         size = flat.abs()
         box = (size * room).sum(2)
-        if math.isinf(self.r):
-            return centre - box
         ball = self.t[:, None] * norm(flat.flatten(0, 1), conjugate(self.r)).view_as(centre)
         if not tight:
             return centre - torch.minimum(ball, box)

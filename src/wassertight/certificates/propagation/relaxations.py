@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation, Enclosure, Hinge
+from wassertight.certificates.propagation.layout import channels_last, flat_rows
 from wassertight.certificates.propagation.operations import Maximum, Product
 
 
@@ -43,7 +44,8 @@ class Elementwise:
     @classmethod
     def of(cls, activation: Activation, low: Tensor, high: Tensor, error: Tensor) -> Elementwise:
         """From bounds (n, *shape) of the argument."""
-        low, high, error = (low - error)[:, None], (high + error)[:, None], error[:, None]
+        low, high = channels_last(low - error)[:, None], channels_last(high + error)[:, None]
+        error = channels_last(error)[:, None]
         lines = activation.enclose(low, high)
         free, hinge = None, (0.0, 1.0)
         if steerable(activation):
@@ -157,12 +159,13 @@ class Largest:
         constant = dot(below, self.shift + (self.slope * self.error).sum(-1))
         constant = constant - dot(above, (self.pick * self.error).sum(-1))
         rows = above[..., None] * self.pick + below[..., None] * self.slope
-        return [self.operation.fold(rows.flatten(0, 1)).view(*rows.shape[:2], *self.operation.source)], constant
+        folded = self.operation.fold(rows.flatten(0, 1))
+        return [folded.reshape(*rows.shape[:2], *folded.shape[1:])], constant
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of rows (n, m, *shape) with (n, 1 or m, *shape): (n, m)."""
-    a, b = a.flatten(2), b.flatten(2)
+    a, b = flat_rows(a), flat_rows(b)
     if b.shape[1] == 1:
         return (a @ b.transpose(1, 2)).squeeze(2)
     return torch.einsum("nmk,nmk->nm", a, b)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.layout import channels_last, flat_maps, flat_rows
 from wassertight.certificates.propagation.operations import Add, Convolution, Maximum
 from wassertight.certificates.propagation.operations import Elementwise as Scaling
 from wassertight.certificates.propagation.region import Region
@@ -151,7 +152,9 @@ class _Pull:
         if any(here.padding):
             a = a * self._inside(here, op.target)
         self.constant = self.constant + a.sum((3, 4)) @ op.bias
-        flat = functional.conv_transpose2d(a.flatten(0, 1), op.weight, None, op.stride, 0, 0, op.groups, op.dilation)
+        flat = functional.conv_transpose2d(
+            channels_last(a.flatten(0, 1)), op.weight, None, op.stride, 0, 0, op.groups, op.dilation
+        )
         return flat.view(2, -1, *flat.shape[1:])
 
     def _relax(self, a: Tensor, index: int) -> Tensor:
@@ -168,8 +171,8 @@ class _Pull:
             )
         )
         below = a.clamp_max(0)
-        self.constant = self.constant + torch.einsum("rkchw,kchw->rk", a, shift)
-        self.constant = self.constant + torch.einsum("rkchw,kchw->rk", below, shift_gap)
+        self.constant = self.constant + _dot(a, shift)
+        self.constant = self.constant + _dot(below, shift_gap)
         return torch.addcmul(a * slope, below, slope_gap)
 
     def _largest(self, a: Tensor, op: Maximum, index: int) -> Tensor:
@@ -180,18 +183,18 @@ class _Pull:
         def entries(v: Tensor) -> Tensor:
             """Every unit's windows of a map (n, 1, channels, height, width, entries)."""
             flat = self._gather(v[:, 0].permute(0, 1, 4, 2, 3).flatten(1, 2), here)
-            return flat.view(len(flat), -1, count, *flat.shape[2:]).permute(0, 1, 3, 4, 2)
+            return flat.reshape(len(flat), -1, count, *flat.shape[2:]).permute(0, 1, 3, 4, 2)
 
         pick, slope, error = entries(largest.pick), entries(largest.slope), largest.error
         raised = self._gather((largest.shift + (largest.slope * error).sum(-1))[:, 0], here)
         lowered = self._gather((largest.pick * error).sum(-1)[:, 0], here)
         below = a.clamp_max(0)
         above = a - below
-        self.constant = self.constant + torch.einsum("rkchw,kchw->rk", below, raised)
-        self.constant = self.constant - torch.einsum("rkchw,kchw->rk", above, lowered)
+        self.constant = self.constant + _dot(below, raised)
+        self.constant = self.constant - _dot(above, lowered)
         rows = above[..., None] * pick + below[..., None] * slope
         spread = op.spread(rows.flatten(0, 1))
-        return spread.view(*rows.shape[:2], *spread.shape[1:])
+        return spread.reshape(*rows.shape[:2], *spread.shape[1:])
 
     def _gather(self, v: Tensor, field: _Geometry, *, one: bool = False) -> Tensor:
         """Every unit's window of a map (n, channels, H, W), zero outside: (units, channels, *size)."""
@@ -201,10 +204,11 @@ class _Pull:
             for k, count in ((0, height), (1, width))
         ]
         padded = functional.pad(v, (field.padding[1], ends[1], field.padding[0], ends[0]))
+        padded = channels_last(padded)
         view = padded.unfold(2, field.size[0], field.stride[0]).unfold(3, field.size[1], field.stride[1])
         sample = torch.zeros_like(self.sample) if one else self.sample
-        found: Tensor = view.permute(0, 2, 3, 1, 4, 5)[sample, self.row, self.column]
-        return found
+        found: Tensor = view.permute(0, 2, 3, 4, 5, 1)[sample, self.row, self.column]
+        return found.movedim(-1, 1)
 
     def _inside(self, field: _Geometry, shape: tuple[int, ...]) -> Tensor:
         """1 where a window's entry lies on the map: (units, 1, *size)."""
@@ -214,19 +218,25 @@ class _Pull:
                 field.size[k], device=place.device
             )
             masks.append(((at >= 0) & (at < shape[1 + k])).to(self.constant.dtype))
-        return (masks[0][:, :, None] * masks[1][:, None, :])[:, None]
+        inside: Tensor = masks[0][:, :, None] * masks[1][:, None, :]
+        return inside[:, None]
 
     def _minimum(self, a: Tensor) -> Tensor:
         region, field = self.region, self.fields[0]
         low, high = self._gather(region.low, field), self._gather(region.high, field)
         below = a.clamp_max(0)
-        box = torch.einsum("rkchw,kchw->rk", a, low) + torch.einsum("rkchw,kchw->rk", below, high - low)
+        box = _dot(a, low) + _dot(below, high - low)
         if math.isinf(region.r):
             return box
         a = a * self._inside(field, self.graph.source)
         size = torch.linalg.vector_norm(a.flatten(2), ord=conjugate(region.r), dim=2)
-        centre = torch.einsum("rkchw,kchw->rk", a, self._gather(region.x, field))
+        centre = _dot(a, self._gather(region.x, field))
         return torch.maximum(box, centre - region.t[self.sample] * size)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of rows (2, units, channels, h, w) with (units, channels, h, w): (2, units)."""
+    return torch.einsum("rkx,kx->rk", flat_rows(a), flat_maps(b))
 
 
 def _embedded(a: Tensor, small: _Geometry, large: _Geometry) -> Tensor:

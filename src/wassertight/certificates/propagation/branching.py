@@ -1,0 +1,286 @@
+"""Branch and bound over the signs of hinge arguments: the largest radius that can be proved in the time given.
+
+A leaf is a set of signs (an activation pattern fixed in part) and one wrong class; leaves of one sample cover all
+patterns, so a radius is proved when every leaf has a positive bound at it. Leaves survive a change of the radius: what
+was split stays split, and only leaves not yet proved at the new radius are bounded again. So the certified radius
+grows as long as there is time, and whatever was proved last is returned.
+
+Bounds of a leaf are backward bounds with optimised slopes and multipliers (`slopes`); inner bounds are taken from the
+root of the radius and bounded afresh under the leaf's signs where that costs little. The unit to split is the one
+whose two lines cost the bound most, the best of a few being found by bounding both children (2104.06718 filters so).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wassertight.certificates.propagation.propagation import Bounds, Propagation, specification
+from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
+from wassertight.certificates.propagation.slopes import Ascent, ascend
+from wassertight.types import Bounds as Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What a search may spend.
+
+    Attributes:
+        seconds: wall time a sample.
+        leaves: most leaves of one sample.
+        batch: leaves split at once.
+        ascents: gradient steps on the slopes of a leaf.
+        inner: gradient steps behind inner bounds at the root of every radius.
+        fresh: most undecided units of an inner node that are bounded afresh for every leaf.
+        tries: units whose children are bounded before one is split.
+    """
+
+    seconds: float = 10.0
+    leaves: int = 20_000
+    batch: int = 48
+    ascents: int = 8
+    inner: int = 4
+    fresh: int = 48
+    tries: int = 3
+
+
+@dataclass(kw_only=True)
+class _Leaves:
+    """One row a leaf."""
+
+    target: Tensor
+    sides: Tensor
+    choices: Tensor
+    held: Tensor
+    bound: Tensor
+    reached: Tensor
+    candidates: Tensor
+
+    def part(self, rows: Tensor) -> _Leaves:
+        return _Leaves(**{name: value[rows] for name, value in vars(self).items()})
+
+    def joined(self, other: _Leaves) -> _Leaves:
+        return _Leaves(**{name: torch.cat((value, vars(other)[name])) for name, value in vars(self).items()})
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+class Search:
+    """The largest proved radius of one sample.
+
+    Args:
+        propagation: bounds of the network, in the norm of the radius.
+        box: of admissible inputs.
+        effort: what may be spent.
+    """
+
+    def __init__(self, propagation: Propagation, box: Box, effort: Effort) -> None:
+        self.propagation, self.box, self.effort = propagation, box, effort
+        graph = propagation.graph
+        self.graph, self.last = graph, len(graph.nodes) - 1
+        self.hinges = [k for k, node in enumerate(graph.nodes) if steerable(node.operation)]
+        self.arguments = {k: graph.nodes[k].parents[0] for k in self.hinges}
+        self.sizes = [int(torch.tensor(graph.nodes[k].shape).prod()) for k in self.hinges]
+        self.splits = self.evaluations = 0
+
+    def run(self, x: Tensor, y: Tensor, proved: float, ceiling: float, tolerance: float) -> float:
+        """A radius >= `proved` that is proved for x (1, *features) with label y (1,).
+
+        Args:
+            proved: a radius already proved.
+            ceiling: no larger radius can be proved (an attack's distance); inf where none is known.
+        """
+        self.x, self.spec = x, specification(y, self.graph.classes, x.dtype)[0]
+        self.leaves = self._first(len(self.spec))
+        begun = time.perf_counter()
+        end = begun + self.effort.seconds
+        low, high = proved, ceiling
+        failed, share = float("inf"), 0.4
+        while time.perf_counter() < end and (high - low) > tolerance * high:
+            top = min(high, failed)
+            t = low + share * (top - low) if top < float("inf") else max(2 * low, 1e-6)
+            left = end - time.perf_counter()
+            slice_begun = time.perf_counter()
+            if self._verify(t, slice_begun + (0.5 * left if failed < float("inf") else 0.35 * left)):
+                quick = time.perf_counter() - slice_begun < 0.05 * self.effort.seconds
+                low, share = t, min(0.8, share * 1.3) if quick else share
+            else:
+                failed, share = t, 0.5
+                if len(self.leaves) >= self.effort.leaves:
+                    break
+                if failed - low <= tolerance * failed:
+                    failed = float("inf")
+        return low
+
+    def _first(self, rows: int) -> _Leaves:
+        units, like = sum(self.sizes), self.x
+        return _Leaves(
+            target=torch.arange(rows, device=like.device),
+            sides=torch.zeros(rows, units, dtype=torch.int8, device=like.device),
+            choices=torch.full((rows, units), torch.nan, dtype=like.dtype, device=like.device),
+            held=torch.zeros(rows, units, dtype=like.dtype, device=like.device),
+            bound=torch.full((rows,), -torch.inf, dtype=like.dtype, device=like.device),
+            reached=torch.zeros(rows, dtype=torch.float64, device=like.device),
+            candidates=torch.zeros(rows, max(1, min(self.effort.tries, units)), dtype=torch.long, device=like.device),
+        )
+
+    def _verify(self, t: float, deadline: float) -> bool:
+        """Whether every leaf is proved at radius t before the deadline; splits leaves on the way."""
+        region = self.propagation.enter(Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box))
+        root = self.propagation.bounds(region)
+        open_rows = (self.leaves.reached < t).nonzero().squeeze(1)
+        for rows in torch.split(open_rows, 2 * self.effort.batch) if len(open_rows) else ():
+            self._store(rows, self._bounded(self.leaves.part(rows), region, root, t))
+            if time.perf_counter() > deadline:
+                return False
+        while True:
+            open_rows = (self.leaves.reached < t).nonzero().squeeze(1)
+            if len(open_rows) == 0:
+                return True
+            if time.perf_counter() > deadline or len(self.leaves) >= self.effort.leaves:
+                return False
+            worst = self.leaves.bound[open_rows].argsort()[: self.effort.batch]
+            rows = open_rows[worst]
+            parents = self.leaves.part(rows)
+            if bool((parents.candidates[:, 0] < 0).any()):
+                return False  # a leaf with nothing left to split: its bound is the best there is
+            children = self._split(parents, region, root)
+            children = self._bounded(children, region, root, t)
+            self.splits += len(rows)
+            first, second = (
+                children.part(torch.arange(len(rows))),
+                children.part(torch.arange(len(rows), 2 * len(rows))),
+            )
+            self._store(rows, first)
+            self.leaves = self.leaves.joined(second)
+
+    def _store(self, rows: Tensor, part: _Leaves) -> None:
+        for name, value in vars(part).items():
+            vars(self.leaves)[name][rows] = value
+
+    def _split(self, parents: _Leaves, region: Region, root: Bounds) -> _Leaves:
+        """Both children of every leaf, at the best of its candidates; all first children, then all second ones."""
+        n, tries = parents.candidates.shape
+        chosen = parents.candidates[:, 0]
+        if tries > 1:
+            trial = [
+                self._with(parents, parents.candidates[:, k].clamp_min(0), s) for k in range(tries) for s in (1, -1)
+            ]
+            joined = trial[0]
+            for other in trial[1:]:
+                joined = joined.joined(other)
+            values = torch.cat(
+                [
+                    self._evaluate(joined.part(rows), region, root, iterations=0, fresh=0)[0]
+                    for rows in torch.split(torch.arange(len(joined), device=chosen.device), 4 * self.effort.batch)
+                ]
+            ).view(tries, 2, n)
+            gain = values.amin(1) + 0.01 * values.amax(1).clamp_max(values.abs().amax())
+            gain = gain.masked_fill(parents.candidates.T < 0, -torch.inf)
+            chosen = parents.candidates.gather(1, gain.argmax(0)[:, None]).squeeze(1)
+        return self._with(parents, chosen, 1).joined(self._with(parents, chosen, -1))
+
+    def _with(self, parents: _Leaves, unit: Tensor, side: int) -> _Leaves:
+        child = parents.part(torch.arange(len(parents), device=unit.device))
+        child.sides = child.sides.scatter(1, unit[:, None], side)
+        child.choices, child.held = child.choices.clone(), child.held.clone()
+        return child
+
+    def _bounded(self, part: _Leaves, region: Region, root: Bounds, t: float) -> _Leaves:
+        """The leaves with new bounds, slopes, multipliers and candidates to split."""
+        value, ascent, relaxations = self._evaluate(part, region, root, self.effort.ascents, self.effort.fresh)
+        part.bound = value
+        part.reached = torch.where(value > 0, torch.full_like(part.reached, t), part.reached)
+        pieces = {"choices": [], "held": [], "score": []}  # type: ignore[var-annotated]
+        n = len(part)
+        for hinge, size in zip(self.hinges, self.sizes, strict=True):
+            held = ascent.held.get(self.arguments[hinge])
+            pieces["choices"].append(ascent.choices[hinge].reshape(n, size))
+            pieces["held"].append(value.new_zeros(n, size) if held is None else held.reshape(n, size))
+            pieces["score"].append(_score(ascent, relaxations, hinge).view(n, size))
+        part.choices, part.held = torch.cat(pieces["choices"], 1), torch.cat(pieces["held"], 1)
+        score = torch.cat(pieces["score"], 1).masked_fill(part.sides != 0, -1.0)
+        best = score.topk(part.candidates.shape[1], dim=1)
+        part.candidates = torch.where(best.values > 0, best.indices, -1)
+        return part
+
+    def _evaluate(
+        self, part: _Leaves, region: Region, root: Bounds, iterations: int, fresh: int
+    ) -> tuple[Tensor, Ascent, dict[int, Relaxation]]:
+        n = len(part)
+        self.evaluations += n * (iterations + 1)
+        wide = Region(
+            x=region.x.expand(n, *region.x.shape[1:]), t=region.t.expand(n), r=region.r,
+            low=region.low.expand(n, *region.low.shape[1:]), high=region.high.expand(n, *region.high.shape[1:]),
+        )  # fmt: skip
+        sides, choices, held = {}, {}, {}
+        for hinge, s, c, h in zip(
+            self.hinges,
+            torch.split(part.sides, self.sizes, 1),
+            torch.split(part.choices, self.sizes, 1),
+            torch.split(part.held, self.sizes, 1),
+            strict=True,
+        ):
+            shape = (n, 1, *self.graph.nodes[hinge].shape)
+            argument = self.arguments[hinge]
+            if bool((s != 0).any()):
+                sides[argument], held[argument] = s.view(shape), h.view(shape)
+            if not bool(c.isnan().any()):
+                choices[hinge] = c.view(shape)
+        bounds, empty = self._under(root, sides, wide, fresh)
+        relaxations = self.propagation.relaxations(bounds)
+        a = self.spec[part.target][:, None]
+        allowance = (a.abs() * root.error[self.last][:, None]).sum(2)
+        ascent = ascend(
+            self.graph, self.last, a, wide, relaxations, iterations=iterations, choices=choices, held=held, sides=sides,
+            offset=-allowance,
+        )  # fmt: skip
+        value = (ascent.best - allowance).squeeze(1)
+        value = torch.where(bounds.lost | value.isnan(), -torch.inf, value)
+        return torch.where(empty, torch.inf, value), ascent, relaxations
+
+    def _under(self, root: Bounds, sides: dict[int, Tensor], region: Region, fresh: int) -> tuple[Bounds, Tensor]:
+        """Bounds of every leaf: the root's, cut by the leaf's signs, some bounded afresh; and leaves with no points."""
+        n = len(region.x)
+        found = Bounds(
+            low={k: v.expand(n, *v.shape[1:]) for k, v in root.low.items()},
+            high={k: v.expand(n, *v.shape[1:]) for k, v in root.high.items()},
+            error={k: v.expand(n, *v.shape[1:]) for k, v in root.error.items()},
+            lost=root.lost.expand(n),
+        )
+        empty = torch.zeros(n, dtype=torch.bool, device=region.x.device)
+        split = False
+        for index in self.graph.bent:
+            if split and fresh and index not in self.graph.straight:
+                self.propagation.refresh(index, region, found, fresh)
+            if index in sides:
+                split = True
+                side, (low, high, error) = sides[index][:, 0], found.triple(index)
+                empty |= (((side > 0) & (high + error < 0)) | ((side < 0) & (low - error > 0))).flatten(1).any(1)
+                low = torch.where(side > 0, torch.maximum(low, error), low)
+                high = torch.where(side < 0, torch.minimum(high, -error), high)
+                found.low[index], found.high[index] = torch.minimum(low, high), torch.maximum(low, high)
+        return found, empty
+
+
+def _score(ascent: Ascent, relaxations: dict[int, Relaxation], hinge: int) -> Tensor:
+    """What the two lines of every undecided unit cost the bound, (n, units)."""
+    relaxation, a = relaxations[hinge], ascent.seen.get(hinge)
+    assert isinstance(relaxation, Elementwise)
+    assert relaxation.free is not None
+    if a is None:
+        return torch.zeros_like(relaxation.lines.lower_slope).flatten(1)
+    upper = relaxation.lines
+    width = upper.upper_shift.clamp_min(0)
+    choice = ascent.choices[hinge]
+    # a lower line of slope c is c |low| off at the left end, (1 - c) high at the right one
+    slope = upper.upper_slope.clamp(1e-6, 1 - 1e-6)
+    low_end, high_end = width / slope, width / (1 - slope)
+    gap = torch.minimum(torch.maximum(choice * low_end, (1 - choice) * high_end), width / (slope * (1 - slope)))
+    cost = a.clamp_min(0) * gap * 0.5 - a.clamp_max(0) * width
+    return torch.where(relaxation.free, cost, -1.0).flatten(1)

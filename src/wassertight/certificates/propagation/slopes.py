@@ -1,0 +1,162 @@
+"""Optimised slopes (alpha-CROWN, 2011.13824) and multipliers of splits (beta-CROWN, 2103.06624), by gradient ascent.
+
+The lower line of an undecided hinge may have any slope between the hinge's two; any choice is sound, so slopes are
+variables of an ascent on the bound itself. Where a branch fixes the sign of an argument, the constraint is priced with
+a multiplier >= 0, another variable. The best bound seen is kept, whatever the ascent does later.
+
+Differs from the papers: 1. one list of slopes a row, also for bounds of inner nodes; 2. multipliers are priced at the
+argument's sign with the rounding error of the argument added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wassertight.certificates.propagation.backward import lower_bounds
+from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
+
+_DECAY = 0.97
+_MOMENTS = (0.9, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """Result of an ascent.
+
+    Attributes:
+        best: (n, m) best lower bounds seen.
+        choices: for every steered node its slopes (n, m, *shape) in [0, 1], where the best was seen.
+        held: signed multipliers (n, m, *shape) of the nodes with splits, likewise.
+        seen: rows that arrived at every operation that is not affine in the last evaluation.
+    """
+
+    best: Tensor
+    choices: dict[int, Tensor]
+    held: dict[int, Tensor]
+    seen: dict[int, Tensor]
+
+
+def ascend(
+    graph: Graph,
+    start: int,
+    a: Tensor,
+    region: Region,
+    relaxations: Mapping[int, Relaxation],
+    *,
+    iterations: int,
+    rate: float = 0.25,
+    choices: Mapping[int, Tensor] | None = None,
+    held: Mapping[int, Tensor] | None = None,
+    sides: Mapping[int, Tensor] | None = None,
+    offset: Tensor | None = None,
+) -> Ascent:
+    """Raise the lower bounds of rows `a` at a node by choosing slopes and multipliers.
+
+    Args:
+        start, a, region, relaxations: as for `lower_bounds`.
+        iterations: gradient steps; 0 evaluates the choices given.
+        rate: first step in slopes.
+        choices, held: where to start; CROWN's own slopes and 0 without.
+        sides: for split nodes +1 where the argument is known >= 0, -1 where <= 0, else 0, (n, m, *shape).
+        offset: (n, m) added to bounds to decide which rows are settled (bound + offset > 0) and need no more ascent;
+            without it all rows go through all steps.
+    """
+    steered = {
+        index: r
+        for index, r in relaxations.items()
+        if isinstance(r, Elementwise) and r.free is not None and index in graph.ancestors[start]
+    }
+    sides = sides or {}
+    shape = a.shape[:2]
+    free: dict[int, Tensor] = {}
+    for index, r in steered.items():
+        given = None if choices is None else choices.get(index)
+        left, right = r.hinge
+        given = (r.lines.lower_slope - left) / (right - left) if given is None else given
+        free[index] = given.detach().expand(*shape, *given.shape[2:]).clone()
+    prices = {
+        index: (
+            torch.zeros_like(side, dtype=a.dtype) if held is None or index not in held else held[index].detach().clone()
+        )
+        for index, side in sides.items()
+    }
+    variables = [*free.values(), *prices.values()]
+    moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
+    best = torch.full(shape, -torch.inf, dtype=a.dtype, device=a.device)
+    kept, kept_prices = dict(free), dict(prices)
+    seen: dict[int, Tensor] = {}
+    for step in range(iterations + 1):
+        last = step == iterations
+        with torch.enable_grad():
+            for variable in variables:
+                variable.requires_grad_(not last)
+            lines = dict(relaxations) | {index: r.steered(free[index]) for index, r in steered.items()}
+            multipliers = {
+                index: (price, _edge(steered_at(graph, index, relaxations), sides[index]))
+                for index, price in prices.items()
+            }
+            seen = {}
+            value = lower_bounds(graph, start, a, region, lines, tight=False, multipliers=multipliers, seen=seen)
+            total = value.sum()
+        better = value.detach() > best
+        best = torch.where(better, value.detach(), best)
+        kept = {index: torch.where(_wide(better, free[index]), free[index].detach(), kept[index]) for index in free}
+        kept_prices = {
+            index: torch.where(_wide(better, prices[index]), prices[index].detach(), kept_prices[index])
+            for index in prices
+        }
+        if last or not variables or (offset is not None and bool((best + offset > 0).all())):
+            break
+        gradients = torch.autograd.grad(total, variables, allow_unused=True)
+        with torch.no_grad():
+            _step(variables, gradients, moments, rate * _DECAY**step, step)
+            for index in free:
+                free[index].requires_grad_(False).clamp_(0, 1)
+            for index in prices:
+                price, side = prices[index].requires_grad_(False), sides[index]
+                # known >= 0 is priced from below (<= 0), known <= 0 from above (>= 0)
+                price.copy_(torch.where(side > 0, price.clamp_max(0), torch.where(side < 0, price.clamp_min(0), 0.0)))
+    return Ascent(
+        best=best, choices=kept, held=kept_prices, seen={index: rows.detach() for index, rows in seen.items()}
+    )
+
+
+def steered_at(graph: Graph, argument: int, relaxations: Mapping[int, Relaxation]) -> Elementwise:
+    """The hinge whose argument a node is."""
+    for index, relaxation in relaxations.items():
+        if argument in graph.nodes[index].parents and isinstance(relaxation, Elementwise):
+            return relaxation
+    raise KeyError(argument)
+
+
+def _edge(relaxation: Elementwise, side: Tensor) -> Tensor:
+    """The point constraints are priced at: the argument is computed, its exact value may be off by the error."""
+    return -side.to(relaxation.error.dtype) * relaxation.error
+
+
+def _step(
+    variables: list[Tensor],
+    gradients: tuple[Tensor | None, ...],
+    moments: list[tuple[Tensor, Tensor]],
+    rate: float,
+    step: int,
+) -> None:
+    """One step of Adam, upwards."""
+    first, second = _MOMENTS
+    for variable, gradient, (mean, square) in zip(variables, gradients, moments, strict=True):
+        if gradient is None:
+            continue
+        mean.lerp_(gradient, 1 - first)
+        square.lerp_(gradient * gradient, 1 - second)
+        scale = (square / (1 - second ** (step + 1))).sqrt_().add_(1e-12)
+        variable.requires_grad_(False).addcdiv_(mean / (1 - first ** (step + 1)), scale, value=rate)
+
+
+def _wide(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(*mask.shape, *(1,) * (like.ndim - 2))

@@ -1,0 +1,108 @@
+"""Claims beyond the samples as they are: around the true law, with labels that may move, from the distances of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from wassertight.certificates import Population, accuracy_curves
+from wassertight.certificates.curves import curve_assumptions
+from wassertight.evaluation.plan import norm_label
+from wassertight.records import Claim, ClaimedBracket, Record
+from wassertight.transport import FlipDistances
+from wassertight.types import InputError
+
+Side = Literal["attacked", "certified"]
+
+
+def check_claim(confidence: float | None, label_cost: float) -> None:
+    """Refuse a claim that cannot be made, before any work.
+
+    Raises:
+        InputError: for a confidence outside [0.5, 1) or a label cost that is not > 0.
+    """
+    if confidence is not None:
+        Population(confidence=confidence)
+    if not label_cost > 0:
+        raise InputError(f"a label cost must be > 0 (inf = labels never move), got {label_cost}")
+
+
+def stored_distances(record: Record, arrays: Mapping[str, Tensor], side: Side, r: float) -> FlipDistances | None:
+    """One side's distances under one ground norm as a run keeps them; None where the side was not run.
+
+    Proved radii are read as open balls: a radius equal to the budget does not count at p = inf.
+
+    Raises:
+        InputError: for a norm the run does not know.
+    """
+    norms = [norm_label(result.r) for result in record.results]
+    names = list(dict.fromkeys(norms))
+    if norm_label(r) not in names:
+        raise InputError(f"the run knows the ground norms {', '.join(names)}, not {norm_label(r)}")
+    index = names.index(norm_label(r))
+    values = arrays.get(f"{side}_distance" + (f".{norm_label(r)}" if index else ""))
+    if values is None:
+        return None
+    make = FlipDistances.attacked if side == "attacked" else FlipDistances.certified
+    return make(values, arrays.get("weight"))
+
+
+def make_claim(
+    record: Record, arrays: Mapping[str, Tensor], *, confidence: float | None = None, label_cost: float = math.inf
+) -> Claim:
+    """The brackets of a finished run under other conditions.
+
+    Where labels stay, the audited numbers of the run move by the margin; where they may move, both sides are
+    computed afresh from the same distances. With both sides each bound gets half of the error.
+
+    Args:
+        confidence: around the true law, with this confidence; None: around the law of the samples.
+        label_cost: cost of changing a label; inf: labels never move.
+    """
+    check_claim(confidence, label_cost)
+    first = record.results[0]
+    both = first.certified is not None and first.attacked is not None
+    population = None if confidence is None else Population(confidence=confidence, sides=2 if both else 1)
+    margin = 0.0 if population is None else population.margin(record.n)
+    results = []
+    for result in record.results:
+        values: dict[str, float | None] = {"certified": result.certified, "attacked": result.attacked}
+        if math.isfinite(label_cost):
+            sides: tuple[Side, ...] = ("certified", "attacked")
+            for side in sides:
+                known = stored_distances(record, arrays, side, result.r)
+                if known is not None:
+                    (curve,) = accuracy_curves(known, (result.p,), [result.radius], label_cost=label_cost)
+                    values[side] = float(curve.accuracy[0])
+        low, high = values["certified"], values["attacked"]
+        results.append(
+            ClaimedBracket(
+                threat=result.threat,
+                p=result.p,
+                r=result.r,
+                radius=result.radius,
+                certified=None if low is None else max(0.0, low - margin),
+                attacked=None if high is None else min(1.0, high + margin),
+            )
+        )
+    return Claim(
+        population=population is not None,
+        confidence=1.0 if confidence is None else confidence,
+        margin=margin,
+        label_cost=label_cost,
+        assumptions=_assumptions(record, both, label_cost, population),
+        results=results,
+    )
+
+
+def _assumptions(record: Record, both: bool, label_cost: float, population: Population | None) -> list[str]:
+    sides: tuple[Side, ...] = ("certified", "attacked") if both else ("certified",)
+    if record.results[0].certified is None:
+        sides = ("attacked",)
+    texts = [text for side in sides for text in curve_assumptions(side, record.n, label_cost, population)]
+    if population is not None and len({result.r for result in record.results}) > 1:
+        texts.append("the confidence is that of each ground norm by itself, not of all norms together")
+    return list(dict.fromkeys(texts))
