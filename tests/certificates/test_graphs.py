@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from random_networks import POINTWISE, Grown, region_points
-from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.propagation import METHODS, Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
@@ -29,9 +28,13 @@ def _points(x: Tensor, t: Tensor, r: float, bounds: tuple[float, float] | None) 
     return torch.where(inside.view(*inside.shape, *(1,) * (x.ndim - 1)), points, x)
 
 
-def _check_nodes(graph: Graph, propagation: Propagation, region: Region, points: Tensor) -> None:
+def _check_nodes(propagation: Propagation, region: Region, points: Tensor) -> None:
+    graph, region = propagation.graph, propagation.enter(region)
     found = propagation.bounds(region)
-    values = graph.values(points.flatten(0, 1).to(region.x))
+    entered = points.flatten(0, 1).to(region.x)
+    for scaling in propagation.entry:
+        entered = scaling.apply(entered)
+    values = graph.values(entered)
     known = ~found.lost
     for index, node in enumerate(graph.nodes):
         value = values[index].view(*points.shape[:2], *node.shape)[:, known]
@@ -65,7 +68,7 @@ def test_every_node_and_every_margin(group: int) -> None:
         margins = {}
         for method in METHODS:
             propagation = Propagation(graph, r, method=method, rounding=Rounding.between(dtype, own))
-            _check_nodes(graph, propagation, region, points)
+            _check_nodes(propagation, region, points)
             margins[method] = propagation.margins(region, y).double()
             assert (margins[method] <= worst).all(), (seed, method, model.kinds)
         slack = 1e-5 if own == torch.float32 else 1e-9
@@ -116,7 +119,7 @@ def test_every_pointwise_function_inside_a_network(index: int) -> None:
     points = region_points(x, t, math.inf, None, n=500)
     propagation = Propagation(graph, math.inf, rounding=Rounding.between(torch.float64, torch.float64))
     region = Region.of(x, t, math.inf, None)
-    _check_nodes(graph, propagation, region, points)
+    _check_nodes(propagation, region, points)
     y = model(x).argmax(1)
     margins = propagation.margins(region, y)
     assert (margins <= _lowest(model(points.flatten(0, 1)).view(*points.shape[:2], -1), y)).all()
