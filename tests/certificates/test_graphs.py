@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from random_networks import POINTWISE, Grown, region_points
-from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.propagation import METHODS, Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
@@ -30,10 +29,11 @@ def _points(x: Tensor, t: Tensor, r: float, bounds: tuple[float, float] | None) 
 
 
 def _check_nodes(propagation: Propagation, region: Region, points: Tensor) -> None:
-    graph, entered = propagation.graph, points.flatten(0, 1).to(region.x)
+    graph, region = propagation.graph, propagation.enter(region)
+    found = propagation.bounds(region)
+    entered = points.flatten(0, 1).to(region.x)
     for scaling in propagation.entry:
         entered = scaling.apply(entered)
-    found = propagation.bounds(propagation.enter(region))
     values = graph.values(entered)
     known = ~found.lost
     for index, node in enumerate(graph.nodes):

@@ -1,49 +1,37 @@
-"""Bounds against linear programs, dense CROWN, sampling and attacks."""
+"""Bounds against linear programs, closed forms, CROWN written apart, and windows against dense rows."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
-from torch import nn
+from torch import Tensor, nn
 
-from wassertight.attacks import MinimumNorm
 from wassertight.certificates import IntervalPropagation, LinearPropagation
-from wassertight.certificates.propagation.linear import Propagation
-from wassertight.certificates.propagation.network import read_chain
+from wassertight.certificates.propagation import propagation as engine
+from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.propagation import Propagation
+from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
-from wassertight.data import load_data
-from wassertight.geometry import norm, sample_ball
-from wassertight.models import Normalise, load_model
+from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.certificates.propagation.windows import _fields, windows_pay
+from wassertight.geometry import conjugate, norm
 from wassertight.threats import PointwiseBall
-from wassertight.types import UnsupportedLayerError
 
 ORDERS = [1.0, 2.0, math.inf]
 
 
-def _networks() -> list[nn.Sequential]:
-    torch.manual_seed(5)
-    mlp = nn.Sequential(nn.Flatten(), nn.Linear(48, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 4))
-    conv = nn.Sequential(
-        Normalise([0.4, 0.5, 0.6], [0.3, 0.2, 0.25]), nn.Conv2d(3, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.Conv2d(4, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, 1, 1, groups=2), nn.ReLU(), nn.AvgPool2d(2),
-        nn.Flatten(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4),
-    )  # fmt: skip
-    norm_layer = conv[2]
-    norm_layer.running_mean.uniform_(-0.2, 0.2)
-    norm_layer.running_var.uniform_(0.5, 2)
-    pooled = nn.Sequential(
-        nn.Conv2d(3, 5, 3, padding="same", dilation=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(5, 4),
-    )
-    return [model.double().eval() for model in (mlp, conv, pooled)]
+def _graph(model: Callable[[Tensor], Tensor], x: Tensor) -> Graph:
+    return read_graph(model, x, dtype=x.dtype, device=x.device)
+
+
+def _propagation(graph: Graph, r: float, method: str = "crown") -> Propagation:
+    return Propagation(graph, r, method=method, rounding=Rounding.between(torch.float64, torch.float64))
 
 
 @pytest.mark.parametrize("r", ORDERS)
@@ -73,31 +61,6 @@ def test_minimum_of_a_linear_form_against_a_program(r: float) -> None:
         assert got == pytest.approx(exact, abs=1e-7)
         assert got <= exact + 1e-9
         assert loose <= got + 1e-9
-
-
-@pytest.mark.parametrize("r", ORDERS)
-@pytest.mark.parametrize("index", [0, 1, 2])
-def test_margins_are_sound_on_samples_and_corners(index: int, r: float) -> None:
-    model = _networks()[index]
-    x = torch.rand(6, 3, 4, 4, dtype=torch.float64)
-    y = model(x).argmax(1)
-    chain = read_chain(model, x, dtype=torch.float64, device=torch.device("cpu"))
-    assert torch.allclose(chain.logits(x), model(x), atol=1e-12)
-    for scale in (0.02, 0.1, 0.5):
-        t = torch.full((6,), scale * {1.0: 8.0, 2.0: 2.0}.get(r, 1.0), dtype=torch.float64)
-        region = Region.of(x, t, r, (0.0, 1.0))
-        crown = Propagation(chain, r, backward=True).margins(region, y)
-        interval = Propagation(chain, r, backward=False).margins(region, y)
-        assert (crown >= interval - 1e-9).all()
-        generator = torch.Generator().manual_seed(1)
-        worst = torch.full((6,), math.inf, dtype=torch.float64)
-        for _ in range(200):
-            step = sample_ball(x, t, r, generator)
-            step = step * (t / norm(step, r)).view(-1, 1, 1, 1)
-            z = model((x + step).clamp(0, 1))
-            others = z.scatter(1, y[:, None], -math.inf).max(1).values
-            worst = torch.minimum(worst, z.gather(1, y[:, None]).squeeze(1) - others)
-        assert (crown <= worst + 1e-9).all()
 
 
 def test_bounds_equal_a_dense_crown_written_apart() -> None:
@@ -139,47 +102,11 @@ def test_bounds_equal_a_dense_crown_written_apart() -> None:
     y = int(np.argmax(model(torch.tensor(x)[None]).detach().numpy()))
     rows = [np.eye(3)[y] - np.eye(3)[j] for j in range(3) if j != y]
     expected = min(lower_bound(row, 2, [first, second]) for row in rows)
-    chain = read_chain(model, torch.tensor(x)[None], dtype=torch.float64, device=torch.device("cpu"))
+    graph = _graph(model, torch.tensor(x)[None])
     region = Region.of(torch.tensor(x)[None], torch.tensor([eps], dtype=torch.float64), math.inf, None)
-    got = float(Propagation(chain, math.inf, backward=True).margins(region, torch.tensor([y])))
-    interval = float(Propagation(chain, math.inf, backward=False).margins(region, torch.tensor([y])))
+    got = float(_propagation(graph, math.inf).margins(region, torch.tensor([y])))
+    interval = float(_propagation(graph, math.inf, "interval").margins(region, torch.tensor([y])))
     assert got == pytest.approx(max(expected, interval), abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("layer", "name"),
-    [
-        (nn.MaxPool2d(2), "MaxPool2d"),
-        (nn.Sigmoid(), "Sigmoid"),
-        (nn.Softmax(1), "Softmax"),
-        (nn.Upsample(scale_factor=2), "Upsample"),
-    ],
-)
-def test_unsupported_layers_name_themselves(layer: nn.Module, name: str) -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.ReLU(), layer), nn.Flatten(), nn.LazyLinear(3))
-    x = torch.rand(2, 1, 8, 8)
-    model(x)
-    with pytest.raises(UnsupportedLayerError, match=rf"layer 1\.1 \({name}"):
-        LinearPropagation()(model, x, torch.tensor([0, 1]), PointwiseBall(radius=0.1, r=2.0))
-    with pytest.raises(UnsupportedLayerError, match="reads the network's layers"):
-        LinearPropagation()(lambda z: model(z), x, torch.tensor([0, 1]), PointwiseBall(radius=0.1, r=2.0))
-
-
-def test_a_module_that_lies_about_its_layers_is_refused() -> None:
-    class Scaled(nn.Module):
-        def as_affine(self) -> tuple[torch.Tensor, torch.Tensor]:
-            return torch.ones(1), torch.zeros(1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return 2 * x
-
-    with pytest.raises(UnsupportedLayerError, match="do not reproduce"):
-        LinearPropagation()(
-            nn.Sequential(Scaled(), nn.Linear(3, 2)),
-            torch.rand(2, 3),
-            torch.tensor([0, 1]),
-            PointwiseBall(radius=0.1, r=2.0),
-        )
 
 
 def test_a_constant_network_is_certified_everywhere() -> None:
@@ -192,15 +119,137 @@ def test_a_constant_network_is_certified_everywhere() -> None:
     assert bound.accuracy == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize(("name", "least"), [("mnist_mlpB_adv_0.1", 0.45), ("cifar_wide_kw", 0.5)])
-def test_real_networks(name: str, least: float, precision: str, shared: Path) -> None:
-    model = load_model(f"{shared / 'manifest.json'}#{name}").model
-    data = load_data(str(shared / ("mnist.npz" if name.startswith("mnist") else "cifar10_subset.npz")), n=6)
-    ball = PointwiseBall(radius=0.01, r=math.inf)
-    upper = MinimumNorm()(model, data.x, data.y, ball).distances.values
-    crown = LinearPropagation(precision=precision)(model, data.x, data.y, ball, upper=upper).radii.values
-    interval = IntervalPropagation(precision=precision)(model, data.x, data.y, ball, upper=upper).radii.values
-    assert (crown <= upper).all()
-    assert float(crown.mean()) >= least * float(upper.mean())
-    assert float(crown.mean()) >= float(interval.mean())
+@pytest.mark.parametrize("r", ORDERS)
+def test_linear_networks_are_exact(r: float) -> None:
+    """Whatever the network is made of: the distance is the margin over the dual norm."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.AvgPool2d(2, 1), nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 4)
+    )
+    model[1].running_mean.uniform_(-0.3, 0.3)
+    model.double().eval()
+    x = torch.rand(8, 2, 6, 6, dtype=torch.float64)
+    matrix = torch.func.jacrev(lambda z: model(z[None])[0])(x[0]).flatten(1).detach()
+    logits = model(x).detach()
+    y = logits.argmax(1)
+    gaps = logits.gather(1, y[:, None]) - logits
+    weights = matrix[y][:, None] - matrix
+    ratio = gaps / norm(weights.flatten(0, 1), conjugate(r)).view_as(gaps)
+    exact = ratio.scatter(1, y[:, None], math.inf).amin(1)
+    ball = PointwiseBall(radius=0.1, r=r, bounds=None)
+    for certificate in (LinearPropagation(), IntervalPropagation()):
+        radii = certificate(model, x, y, ball).radii.values
+        if isinstance(certificate, IntervalPropagation):
+            assert (radii <= exact).all()
+        else:
+            torch.testing.assert_close(radii, exact, rtol=1e-8, atol=0)
+            assert (radii <= exact).all()
+
+
+def test_maxima_are_enclosed_by_a_plane_and_an_entry() -> None:
+    """A pooling window with one entry that is always the largest costs nothing; otherwise the plane holds at corners."""
+    model = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1, 2)).double()
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        model[2].bias.copy_(torch.tensor([0.0, 0.0]))
+    x = torch.tensor([[[[0.9, 0.1], [0.2, 0.3]]], [[[0.5, 0.45], [0.4, 0.3]]]], dtype=torch.float64)
+    graph, t = _graph(model, x), torch.tensor([0.2, 0.2], dtype=torch.float64)
+    margins = _propagation(graph, math.inf).margins(Region.of(x, t, math.inf, None), torch.tensor([0, 0]))
+    assert margins.tolist() == pytest.approx([2 * 0.7, 2 * 0.3], abs=1e-9)
+    upper = _propagation(graph, math.inf).margins(Region.of(x, t, math.inf, None), torch.tensor([1, 1]))
+    assert float(upper[0]) == pytest.approx(-2 * 1.1, abs=1e-9)
+    worst = max(
+        float((x[1, 0].flatten() + 0.2 * torch.tensor(c).double()).max()) for c in itertools.product((-1, 1), repeat=4)
+    )
+    assert -2 * (worst + 0.15) <= float(upper[1]) <= -2 * worst + 1e-9
+
+
+def test_samples_about_which_nothing_is_known_are_lost_alone() -> None:
+    """1 / z has no bound where z may be 0: those samples get radius 0 or -inf, the others theirs."""
+
+    def model(z: Tensor) -> Tensor:
+        return torch.cat((1 / z[:, :1], z[:, 1:]), 1)
+
+    x = torch.tensor([[0.5, 0.1], [2.0, 0.1], [0.0, 1.0]], dtype=torch.float64)
+    graph = read_graph(model, x[:2], dtype=torch.float64, device=x.device)
+    region = Region.of(x, torch.full((3,), 0.6, dtype=torch.float64), math.inf, None)
+    for method in ("interval", "crown"):
+        margins = _propagation(graph, math.inf, method).margins(region, torch.tensor([0, 0, 1]))
+        assert margins[0] == margins[2] == -math.inf
+        assert float(margins[1]) == pytest.approx(1 / 2.6 - 0.7, abs=0.05)
+
+
+def test_a_network_that_is_its_input() -> None:
+    x, y = torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([0])
+    radii = LinearPropagation()(nn.Identity(), x, y, PointwiseBall(radius=0.1, r=math.inf, bounds=None)).radii.values
+    assert float(radii) == pytest.approx(0.2, rel=1e-5)
+
+
+class _Residual(nn.Module):
+    """Two branches of different reach: a block with batch normalisation, and a strided 1 x 1 skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(4, 6, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, 3, 1, 1),
+            nn.BatchNorm2d(6),
+        )
+        self.skip = nn.Sequential(nn.Conv2d(4, 6, 1, 2, 0, bias=False), nn.BatchNorm2d(6))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.relu(self.body(z) + self.skip(z))
+
+
+MAPS: dict[str, Callable[[], list[nn.Module]]] = {
+    "strides": lambda: [nn.Conv2d(2, 4, 4, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 0), nn.GELU(), nn.Conv2d(4, 3, 2, 1, 1), nn.ReLU()],
+    "dilation": lambda: [nn.Conv2d(2, 4, 3, 1, 2, dilation=2), nn.ReLU(), nn.Conv2d(4, 4, (2, 3), 1, (0, 1), dilation=(3, 2)), nn.ReLU()],
+    "groups": lambda: [nn.Conv2d(2, 4, 3, 1, 1, groups=2), nn.SiLU(), nn.Conv2d(4, 4, 3, 1, 1, groups=4), nn.BatchNorm2d(4), nn.ReLU()],
+    "residual": lambda: [nn.Conv2d(2, 4, 3, 1, 1), nn.BatchNorm2d(4), nn.ReLU(), _Residual(), nn.Conv2d(6, 3, 3, 1, 1), nn.Tanh()],
+    "max pooling": lambda: [nn.Conv2d(2, 4, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU()],
+    "padded max pooling": lambda: [nn.Conv2d(2, 3, 3, 1, 1), nn.MaxPool2d(3, 2, 1), nn.Conv2d(3, 4, 3, 1, 1), nn.MaxPool2d(2, 1, 1, dilation=2), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Sigmoid()],
+    "average pooling": lambda: [nn.Conv2d(2, 4, 3, 1, 1), nn.LeakyReLU(), nn.AvgPool2d(3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU()],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("r", ORDERS)
+@pytest.mark.parametrize("name", MAPS)
+@torch.no_grad()
+def test_windows_equal_dense_rows(name: str, r: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = MAPS[name]()
+    for layer in [part for whole in layers for part in whole.modules() if isinstance(part, nn.BatchNorm2d)]:
+        layer.running_mean.uniform_(-0.5, 0.5)
+        layer.running_var.uniform_(0.3, 2)
+        layer.bias.uniform_(-0.5, 0.5)
+    model = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3)).double().eval()
+    x = torch.rand(2, 2, 9, 10, dtype=torch.float64)
+    y = model(x).argmax(1)
+    graph = _graph(model, x)
+    region = Region.of(
+        x, torch.tensor([0.02, 0.08], dtype=torch.float64) * {1.0: 8.0, 2.0: 3.0}.get(r, 1.0), r, (0.0, 1.0)
+    )
+    monkeypatch.setattr(
+        Propagation, "_undecided", lambda self, index, low, high: torch.ones_like(low, dtype=torch.bool)
+    )
+    found = []
+    for pay in (lambda graph, start: _fields(graph, start) is not None, lambda graph, start: False):
+        monkeypatch.setattr(engine, "windows_pay", pay)
+        propagation = _propagation(graph, r)
+        found.append((propagation.bounds(region), propagation.margins(region, y)))
+    assert sum(_fields(graph, index) is not None for index in graph.bent) >= 2
+    for index, node in enumerate(graph.nodes):
+        for side in ("low", "high"):
+            windows, dense = (getattr(bounds, side)[index] for bounds, _ in found)
+            torch.testing.assert_close(windows, dense, rtol=1e-9, atol=1e-9, msg=lambda m, n=node: f"{n.name}: {m}")
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-9)
+
+
+def test_windows_pay_for_small_receptive_fields_only() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 5), nn.Flatten()
+    )
+    graph = _graph(model.double(), torch.rand(2, 1, 9, 9, dtype=torch.float64))
+    maps = [index for index, node in enumerate(graph.nodes) if len(node.shape) == 3 and index]
+    assert [windows_pay(graph, index) for index in maps] == [True, True, True, True, False]
+    assert not windows_pay(graph, len(graph.nodes) - 1)

@@ -148,7 +148,7 @@ def test_every_word_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = {word for word in HANDLERS if word not in met and not word.endswith("_")}
     known = {"t", "mm", "_softmax", "_unsafe_view", "_to_copy", "alias", "lift_fresh_copy", "constant_pad_nd", "clip",
              "swapdims", "split_with_sizes", "new_zeros", "new_ones", "zeros_like", "feature_dropout", "reshape",
-             "squeeze", "detach", "narrow", "hardtanh", "relu6"}  # fmt: skip
+             "squeeze", "detach", "contiguous", "narrow", "hardtanh", "relu6"}  # fmt: skip
     assert rest <= known, rest - known
 
 

@@ -50,6 +50,7 @@ class Curve:
         avoid: closed set the interval must not touch, where the function is not finite or not defined.
         least: what the argument is known to be at least, whatever its bounds say.
         grain: scale of the absolute error of value and slope, in machine epsilons; 0 if they are relatively accurate.
+        cancels: scale of the absolute error of `function` where it subtracts large terms, as 1 + erf(a) does.
         slack: how far `function` may differ from `value` by design.
     """
 
@@ -65,6 +66,7 @@ class Curve:
     avoid: tuple[float, float] | None = None
     least: float = -math.inf
     grain: float = 1.0
+    cancels: float = 0.0
     slack: float = 0.0
 
     def apply(self, a: Tensor) -> Tensor:

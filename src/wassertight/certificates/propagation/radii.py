@@ -68,6 +68,8 @@ class RadiusSearch:
         """Largest verified radius of every sample; inf where the whole box is verified."""
         r = self.propagation.r
         start = self.propagation.margins(self._region(x, x.new_zeros(len(x))), y, method="interval")
+        if bool((start <= 0).any()):  # rounding alone may undo intervals of deep networks
+            start = torch.maximum(start, self._margins(x, y, x.new_zeros(len(x))))
         cap = self._cover(x, r)
         low, low_margin = torch.zeros_like(start), start.clone()
         high, high_margin = torch.full_like(start, math.inf), torch.full_like(start, -math.inf)
@@ -117,6 +119,7 @@ class RadiusSearch:
         aim = 2e-10 * start
         bracketed = torch.isfinite(high)
         chord = low + (high - low) * (low_margin - aim) / (low_margin - high_margin)
+        chord = torch.where(high_margin.isfinite(), chord, (low + high) / 2)  # nothing is known there: halve
         slope = (start - low_margin) / low.clamp_min(1e-30)
         line = low + (low_margin - aim) / slope.clamp_min(1e-30)
         # inverse quadratic through three points, where they are distinct and give a root inside the bracket
@@ -151,6 +154,7 @@ class RadiusSearch:
         """A first radius: a tiny probe's slope, extended half-way to its root."""
         probe = 1e-3 * self._cover_scale(x, r)
         drop = (start - self._margins(x, y, probe)).clamp_min(1e-30)
+        drop = torch.where(drop.isinf(), 100 * start.clamp_min(1e-30), drop)
         return 0.7 * probe * start.clamp_min(0) / drop
 
     def _cover_scale(self, x: Tensor, r: float) -> Tensor:

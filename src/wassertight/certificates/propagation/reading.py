@@ -6,19 +6,17 @@ example inputs; parameters and everything that does not depend on the input are 
 
 from __future__ import annotations
 
-import logging
 import operator
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from wassertight.certificates.propagation.attention import batch_first_attention
 from wassertight.certificates.propagation.graph import Graph, Node, Operation, pruned
 from wassertight.certificates.propagation.operations import Shape
+from wassertight.certificates.propagation.recording import held_constants, objection, place_of, record_model, word_of
 from wassertight.types import Model, UnsupportedLayerError
 
 _BATCH = 3
@@ -106,9 +104,9 @@ def read_graph(model: Model, x: Tensor, *, dtype: torch.dtype, device: torch.dev
     """
     from wassertight.certificates.propagation.vocabulary import HANDLERS
 
-    program = _record(model, x[:1].expand(_BATCH, *x.shape[1:]).contiguous())
+    program = record_model(model, x[:1].expand(_BATCH, *x.shape[1:]).contiguous())
     reader = Reader(dtype=dtype, device=device)
-    held = _constants(program)
+    held = held_constants(program)
     known = dict(held)
     result: Any = None
     places = {recorded: place for place, recorded in enumerate(program.graph.nodes)}
@@ -125,83 +123,24 @@ def read_graph(model: Model, x: Tensor, *, dtype: torch.dtype, device: torch.dev
         if recorded.op == "output":
             result = arguments[0][0]
             continue
-        reader.name = _place(recorded)
+        reader.name = place_of(recorded)
         if recorded.target is operator.getitem:
             known[recorded.name] = arguments[0][arguments[1]]
             continue
-        if _word(recorded.target).startswith("_assert"):
+        if word_of(recorded.target).startswith("_assert"):
             continue
-        _admit(recorded, reader, places, held)
+        against = objection(recorded, places, held)
+        if against is not None:
+            raise reader.refuse(against)
         if not _depends((*arguments, *keywords.values())):
             known[recorded.name] = _evaluated(recorded, arguments, keywords, reader)
             continue
         reader.target = _target(recorded, reader)
-        word = _word(recorded.target)
+        word = word_of(recorded.target)
         if word not in HANDLERS:
             raise reader.refuse(f"the operation '{word}' has no bounds here")
         known[recorded.name] = HANDLERS[word](reader, list(arguments), dict(keywords))
     return _checked(model, x, reader, result)
-
-
-class _Function(nn.Module):
-    """A plain callable as a module."""
-
-    def __init__(self, function: Model) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.function(z)
-
-
-def _record(model: Model, examples: Tensor) -> Any:
-    module = model if isinstance(model, nn.Module) else _Function(model)
-    chatter = logging.getLogger("torch")
-    level = chatter.level
-    try:
-        chatter.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad(), batch_first_attention():
-            warnings.simplefilter("ignore")
-            return torch.export.export(module, (examples,), strict=False)
-    except UnsupportedLayerError:
-        raise
-    except Exception as error:  # torch.export raises errors of many kinds for what it cannot record
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnsupportedLayerError(
-            f"the model's operations cannot be recorded by torch.export ({type(error).__name__}: {first}); a certificate "
-            "needs a forward without branches on values. Run without a certificate (--certificate none) to attack it"
-        ) from error
-    finally:
-        chatter.setLevel(level)
-
-
-def _constants(program: Any) -> dict[str, Any]:
-    signature = program.graph_signature
-    held = {**program.state_dict, **program.constants}
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    return {placeholder: held[target] for placeholder, target in names.items()}
-
-
-def _place(recorded: Any) -> str:
-    stack = list((recorded.meta.get("nn_module_stack") or {}).values())
-    where, kind = "", ""
-    if stack:
-        path, cls = stack[-1][0], stack[-1][1]
-        path = str(path).removeprefix("L['self'].").removeprefix("L['self']")
-        where, kind = path, str(cls).rsplit(".", 1)[-1].rstrip("'>")
-    return f"{_word(recorded.target)} ({recorded.name}" + (
-        f", in layer {where or 'the model'}, {kind})" if kind else ")"
-    )
-
-
-def _word(target: Any) -> str:
-    name = getattr(target, "_schema", None)
-    text = str(target) if name is None else str(name.name)
-    return text.removeprefix("aten::").removeprefix("aten.")
 
 
 def _depends(values: Any) -> bool:
@@ -210,41 +149,13 @@ def _depends(values: Any) -> bool:
     return isinstance(values, (list, tuple)) and any(_depends(value) for value in values)
 
 
-def _admit(recorded: Any, reader: Reader, places: dict[Any, int], held: dict[str, Any]) -> None:
-    """Refuse in-place operations on values that are read again."""
-    schema = getattr(recorded.target, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return
-    changed = _storage(recorded.args[0])
-    if changed.op == "get_attr" or changed.name in held:
-        raise reader.refuse("a buffer that every pass changes")
-    for other in places:
-        if (
-            places[other] < places[recorded]
-            and _storage(other) is changed
-            and any(places[user] > places[recorded] for user in other.users)
-        ):
-            raise reader.refuse("an in-place operation on a value that is read again afterwards")
-
-
 def _evaluated(recorded: Any, arguments: Any, keywords: Any, reader: Reader) -> Any:
     """An operation on constants; random numbers are none."""
     random = torch.Tag.nondeterministic_seeded in getattr(recorded.target, "tags", ())
-    if random and "dropout" not in _word(recorded.target):
+    if random and "dropout" not in word_of(recorded.target):
         raise reader.refuse("a random number, so the model is not one function")
     with torch.no_grad():
         return recorded.target(*arguments, **keywords)
-
-
-def _storage(recorded: Any) -> Any:
-    """The node whose memory a node's value may share, itself if none."""
-    while recorded.op == "call_function":
-        schema = getattr(recorded.target, "_schema", None)
-        shared = schema is not None and any(value.alias_info is not None for value in schema.returns)
-        if not shared and "dropout" not in _word(recorded.target) and recorded.target is not operator.getitem:
-            break
-        recorded = recorded.args[0]
-    return recorded
 
 
 def _target(recorded: Any, reader: Reader) -> Any:

@@ -68,8 +68,8 @@ class Rounding:
         """Error of an activation or maximum, over the bounds of its value; taking a maximum rounds nothing."""
         if self.unit == 0 or isinstance(operation, Maximum) or getattr(operation, "name", "") == "relu":
             return torch.zeros_like(low)
-        grain = float(getattr(operation, "grain", 0.0))  # some functions lose digits where they are small: 1 + erf(a)
-        return self.relative(_ULPS) * (torch.maximum(low.abs(), high.abs()) + grain)
+        cancels = float(getattr(operation, "cancels", 0.0))
+        return self.relative(_ULPS) * (torch.maximum(low.abs(), high.abs()) + cancels)
 
     def product(self, operation: Product, parents: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """Error of a product, over the bounds of its factors."""

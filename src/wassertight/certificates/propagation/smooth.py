@@ -76,6 +76,7 @@ def gelu(approximate: str = "none") -> Curve:
             bends=(-_GELU_TANH_BEND, _GELU_TANH_BEND),
             convex_first=False,
             turn=_GELU_TANH_TURN,
+            cancels=1.0,
         )
     if approximate != "none":
         raise InputError(f"gelu is offered with approximate = 'none' or 'tanh', got {approximate!r}")
@@ -88,6 +89,7 @@ def gelu(approximate: str = "none") -> Curve:
         bends=(-math.sqrt(2), math.sqrt(2)),
         convex_first=False,
         turn=_GELU_TURN,
+        cancels=1.0,
     )
 
 
@@ -181,6 +183,7 @@ def elu(alpha: float = 1.0, scale: float = 1.0) -> Curve:
         slope_above=(lambda a: torch.full_like(a, scale)) if kinked else None,
         bends=(0.0,) if kinked else (),
         grain=scale * max(alpha, 1.0),
+        cancels=scale * alpha,
     )
 
 
