@@ -66,17 +66,18 @@ def our_margins(model: nn.Module, x: Tensor, y: Tensor, t: Tensor, r: float, bou
         return Propagation(chain, r, backward=True).margins(Region.of(x, t, r, bounds), y)
 
 
-class PerSampleConv(BoundConv):
-    """auto_LiRPA's convolution, with intervals over l_1 and l_2 balls whose radii (n, 1) differ within the batch."""
+def per_sample_intervals(self: BoundConv, *v: Interval, C: object = None) -> tuple[Tensor, Tensor]:
+    """auto_LiRPA's intervals of a convolution, also over l_1 and l_2 balls whose radii (n, 1) differ within the batch."""
+    r, radii = Interval.get_perturbation(v[0])[:2]
+    if math.isinf(r):
+        return LINF_INTERVALS(self, *v, C=C)
+    weight, bias = v[1][0], v[2][0] if self.has_bias else None
+    centre = self.F_conv(v[0][0], weight, bias, self.stride, self.padding, self.dilation, self.groups)
+    width = (radii * weight.flatten(1).norm(dim=1))[:, :, None, None]  # l_2 for l_1 too, no padding: as in theirs
+    return centre - width, centre + width
 
-    def interval_propagate(self, *v, C=None):
-        r, radii = Interval.get_perturbation(v[0])[:2]
-        if math.isinf(r):
-            return super().interval_propagate(*v, C=C)
-        weight, bias = v[1][0], v[2][0] if self.has_bias else None
-        centre = self.F_conv(v[0][0], weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        width = (radii * weight.flatten(1).norm(dim=1))[:, :, None, None]  # the l_2 norm for l_1 too, as in theirs
-        return centre - width, centre + width
+
+LINF_INTERVALS, BoundConv.interval_propagate = BoundConv.interval_propagate, per_sample_intervals
 
 
 class PlainBlock(nn.Module):
@@ -133,8 +134,7 @@ class Reference:
             layer = nn.Conv2d(len(scale), len(scale), 1).to(x.dtype)
             layer.weight.data, layer.bias.data = torch.diag(scale)[:, :, None, None], shift
             body = nn.Sequential(layer, body)
-        own = {"onnx::Conv": PerSampleConv}
-        self.network = BoundedModule(body.eval(), self._inside(x[:2]), device="cpu", custom_ops=own)
+        self.network = BoundedModule(body.eval(), self._inside(x[:2]), device="cpu")
         self.network.eval()  # returns None
         with torch.no_grad():
             gap = (self.network(self._inside(x[:2])) - model(x[:2])).abs().max()
