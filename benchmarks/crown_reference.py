@@ -47,9 +47,10 @@ from torch import Tensor, nn
 
 from wassertight.attacks import MinimumNorm
 from wassertight.certificates import LinearPropagation
-from wassertight.certificates.propagation.linear import Propagation
-from wassertight.certificates.propagation.network import read_chain
+from wassertight.certificates.propagation.propagation import Propagation
+from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.data import load_data
 from wassertight.models import VisionTransformer, load_model
 from wassertight.threats import PointwiseBall
@@ -61,9 +62,9 @@ SIZES, FRACTIONS, BISECTIONS = (1, 8, 30), (0.25, 0.5, 1.0), 7
 
 def our_margins(model: nn.Module, x: Tensor, y: Tensor, t: Tensor, r: float, bounds: Bounds) -> Tensor:
     """Our lower bound of min over j of z_y - z_j, (n,), model and x of one dtype: the only contact with our internals."""
-    chain = read_chain(model, x[:2], dtype=x.dtype, device=x.device)
+    graph = read_graph(model, x[:2], dtype=x.dtype, device=x.device)
     with torch.no_grad():
-        return Propagation(chain, r, backward=True).margins(Region.of(x, t, r, bounds), y)
+        return Propagation(graph, r, rounding=Rounding(unit=0.0)).margins(Region.of(x, t, r, bounds), y)
 
 
 def per_sample_intervals(self: BoundConv, *v: Interval, C: object = None) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wassertight.certificates import IntervalPropagation, LinearPropagation
 from wassertight.certificates.propagation import propagation as engine
 from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.phases import Phases
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
@@ -253,3 +254,16 @@ def test_windows_pay_for_small_receptive_fields_only() -> None:
     maps = [index for index, node in enumerate(graph.nodes) if len(node.shape) == 3 and index]
     assert [windows_pay(graph, index) for index in maps] == [True, True, True, True, False]
     assert not windows_pay(graph, len(graph.nodes) - 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "side"), [(4, 2, 1, 12), (3, 2, 1, 11), (5, 3, 2, 13), (2, 2, 0, 9)]
+)
+def test_phases_equal_a_transposed_convolution(size: int, stride: int, padding: int, side: int) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(5, 3, size, size, dtype=torch.float64)
+    z = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
+    out = torch.nn.functional.conv2d(z, weight, None, stride, padding)
+    rows = torch.randn_like(out)
+    (expected,) = torch.autograd.grad((out * rows).sum(), z)
+    assert torch.allclose(Phases.of(weight, stride, padding).apply(rows, side, side), expected, atol=1e-12)

@@ -101,7 +101,7 @@ class Search:
         if goal is not None:
             return goal if self._verify(goal, end) else proved
         low, high = proved, ceiling
-        failed, share = float("inf"), 0.4
+        failed, share = float("inf"), 0.25
         while time.perf_counter() < end and (high - low) > tolerance * high:
             top = min(high, failed)
             t = low + share * (top - low) if top < float("inf") else max(2 * low, 1e-6)

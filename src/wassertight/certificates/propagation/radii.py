@@ -15,7 +15,7 @@ from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.geometry import norm
-from wassertight.types import Bounds
+from wassertight.types import Bounds, InputError
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 _SMALL = 1024
@@ -34,6 +34,8 @@ class Reading:
     @classmethod
     def of(cls, task: Task, precision: str) -> Reading:
         sample = task.x[:2]
+        if precision == "float32" and task.dtype == torch.float64:
+            raise InputError("precision='float32' would round the inputs of a float64 model; use 'float64' or 'auto'")
         graph = read_graph(task.model, sample, dtype=torch.float64, device=sample.device)
         dtype = _dtype(precision, graph, task.dtype)
         if dtype != torch.float64:
@@ -166,7 +168,7 @@ class RadiusSearch:
         """Radius of the ball that covers the whole box."""
         if self.bounds is None:
             return torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
-        return norm(torch.maximum(x - self.bounds[0], self.bounds[1] - x), r)
+        return norm(torch.maximum(x - self.bounds[0], self.bounds[1] - x), r) * (1 + 1e-6)
 
 
 def _dtype(precision: str, graph: Graph, model: torch.dtype) -> torch.dtype:

@@ -87,8 +87,8 @@ class Reader:
 
     def refuse(self, why: str) -> UnsupportedLayerError:
         return UnsupportedLayerError(
-            f"{self.name} cannot be bounded: {why}. Choose a certificate that supports it ('interval' reads the same "
-            "operations as 'crown'; 'none' attacks only), or replace the operation"
+            f"{self.name} cannot be bounded: {why}. Replace the operation by one that can, or run without "
+            "a certificate (--certificate none) to attack the model only"
         )
 
 
