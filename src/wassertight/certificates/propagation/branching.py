@@ -25,6 +25,10 @@ from wassertight.certificates.propagation.slopes import Ascent, ascend
 from wassertight.types import Bounds as Box
 
 
+_LAST = 120
+"""Gradient steps for a leaf that has no undecided unit left."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Effort:
     """What a search may spend.
@@ -149,8 +153,13 @@ class Search:
             worst = self.leaves.bound[open_rows].argsort()[: self.effort.batch]
             rows = open_rows[worst]
             parents = self.leaves.part(rows)
-            if bool((parents.candidates[:, 0] < 0).any()):
-                return False  # a leaf with nothing left to split: its bound is the best there is
+            spent = parents.candidates[:, 0] < 0
+            if bool(spent.any()):  # nothing left to split: only better multipliers can help
+                rows = rows[spent]
+                self._store(rows, self._bounded(parents.part(spent), region, root, t, ascents=_LAST))
+                if bool((self.leaves.reached[rows] < t).any()):
+                    return False
+                continue
             children = self._split(parents, region, root)
             children = self._bounded(children, region, root, t)
             self.splits += len(rows)
@@ -193,9 +202,9 @@ class Search:
         child.choices, child.held = child.choices.clone(), child.held.clone()
         return child
 
-    def _bounded(self, part: _Leaves, region: Region, root: Bounds, t: float) -> _Leaves:
+    def _bounded(self, part: _Leaves, region: Region, root: Bounds, t: float, ascents: int | None = None) -> _Leaves:
         """The leaves with new bounds, slopes, multipliers and candidates to split."""
-        value, ascent, relaxations = self._evaluate(part, region, root, self.effort.ascents)
+        value, ascent, relaxations = self._evaluate(part, region, root, ascents or self.effort.ascents)
         part.bound = value
         part.reached = torch.where(value > 0, torch.full_like(part.reached, t), part.reached)
         pieces = {"choices": [], "held": [], "score": []}  # type: ignore[var-annotated]

@@ -102,7 +102,7 @@ def ascend(
                 for index, price in prices.items()
             }
             seen = {}
-            value = lower_bounds(graph, start, a, region, lines, tight=False, multipliers=multipliers, seen=seen)
+            value = lower_bounds(graph, start, a, region, lines, tight=last, multipliers=multipliers, seen=seen)
             total = value.sum()
         better = value.detach() > best
         best = torch.where(better, value.detach(), best)

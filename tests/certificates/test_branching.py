@@ -1,0 +1,130 @@
+"""Branch and bound: sound, never below CROWN, near the true distance on small networks; auto searches what matters."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import wassertight as wt
+from wassertight.attacks import MinimumNorm
+from wassertight.certificates import Auto, BranchAndBound, CrownIBP, IntervalPropagation, LinearPropagation
+from wassertight.certificates.propagation import matters
+from wassertight.certificates.propagation.propagation import Propagation, specification
+from wassertight.certificates.propagation.reading import read_graph
+from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.relaxations import Elementwise
+from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.certificates.propagation.slopes import ascend
+from wassertight.threats import PointwiseBall, parse
+from wassertight.types import InputError
+
+
+def _network(seed: int, leaky: bool = False) -> nn.Sequential:
+    torch.manual_seed(seed)
+    hinge = (lambda: nn.LeakyReLU(0.1)) if leaky else nn.ReLU
+    return nn.Sequential(nn.Linear(4, 10), hinge(), nn.Linear(10, 10), hinge(), nn.Linear(10, 3)).double().eval()
+
+
+def _data(model: nn.Module, n: int = 6) -> tuple[Tensor, Tensor]:
+    x = torch.rand(n, 4, dtype=torch.float64)
+    return x, model(x).argmax(1).detach()
+
+
+@pytest.mark.parametrize("r", [1.0, 2.0, math.inf])
+@pytest.mark.parametrize("seed", [0, 4])
+def test_radii_reach_the_attack_on_small_networks(seed: int, r: float) -> None:
+    model = _network(seed, leaky=seed == 4)
+    x, y = _data(model)
+    ball = PointwiseBall(radius=1.0, r=r)
+    found = MinimumNorm(passes=1000)(model, x, y, ball).distances.values
+    crown = LinearPropagation()(model, x, y, ball, upper=found).radii.values
+    bab = BranchAndBound(seconds=3, tolerance=1e-2)(model, x, y, ball, upper=found).radii.values
+    assert (bab >= crown - 1e-12).all()
+    assert (bab <= found * (1 + 1e-6)).all()
+    known = torch.isfinite(found)
+    share = {math.inf: 0.97, 2.0: 0.94, 1.0: 0.85}[r]
+    assert bab[known].sum() >= share * found[known].sum()
+    assert crown[known].sum() < bab[known].sum()
+
+
+def test_multipliers_and_slopes_are_sound_on_every_side() -> None:
+    model = _network(3)
+    x, y = _data(model, 4)
+    graph = read_graph(model, x, dtype=torch.float64, device=torch.device("cpu"))
+    propagation = Propagation(graph, math.inf, rounding=Rounding(unit=0.0))
+    region = Region.of(x, torch.full((4,), 0.3, dtype=torch.float64), math.inf, (0.0, 1.0))
+    with torch.no_grad():
+        bounds = propagation.bounds(region)
+        relaxations = propagation.relaxations(bounds)
+    hinge = next(k for k, v in relaxations.items() if isinstance(v, Elementwise))
+    argument, relaxation = graph.nodes[hinge].parents[0], relaxations[hinge]
+    assert isinstance(relaxation, Elementwise)
+    assert relaxation.free is not None
+    generator = torch.Generator().manual_seed(0)
+    side = torch.randint(-1, 2, relaxation.free.shape, generator=generator) * relaxation.free
+    spec = specification(y, 3, torch.float64)
+    with torch.no_grad():
+        plain = ascend(graph, len(graph.nodes) - 1, spec, region, relaxations, iterations=0).best
+        found = ascend(
+            graph, len(graph.nodes) - 1, spec, region, {**relaxations, hinge: relaxation.fixed(side)}, iterations=30,
+            sides={argument: side.expand(-1, 2, -1)},
+        ).best  # fmt: skip
+    assert (found > plain + 1e-9).any()
+    points = region.low + (region.high - region.low) * torch.rand(4000, *x.shape, dtype=torch.float64)
+    values = graph.values(points.flatten(0, 1))
+    inside = ((values[argument].view(4000, 4, -1) * side[:, 0]) >= 0).all(2)
+    forms = torch.einsum("nmk,snk->snm", spec, values[-1].view(4000, 4, 3))
+    least = forms.masked_fill(~inside[:, :, None], math.inf).amin(0)
+    assert bool(inside.any())
+    assert (found <= least + 1e-9).all()
+
+
+def test_methods_are_ordered_on_the_digits_network() -> None:
+    model, data = wt.load_model("digits-cnn").model, wt.load_data("digits", n=12)
+    ball = PointwiseBall(radius=0.05, r=math.inf)
+    upper = MinimumNorm(passes=100)(model, data.x, data.y, ball).distances.values
+    methods = (IntervalPropagation(), CrownIBP(), LinearPropagation(), BranchAndBound(seconds=0.5))
+    radii = [method(model, data.x, data.y, ball, upper=upper).radii.values for method in methods]
+    means = [float(value.mean()) for value in radii]
+    assert means == sorted(means)
+    assert means[0] < means[2] < means[3]
+    assert all((value <= upper * (1 + 1e-6)).all() for value in radii)
+
+
+def test_what_matters() -> None:
+    radii = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    upper = torch.tensor([0.2, 0.2, 0.5, 0.9], dtype=torch.float64)
+    weights = torch.full((4,), 0.2, dtype=torch.float64)
+    (robust,) = parse("Linf@0.15")
+    assert matters(radii, upper, weights, robust) == [0]
+    (mean,) = parse("W1-Linf@0.05")
+    # the budget buys samples 0 (0.02) and three quarters of 1 (0.03 of 0.04); 1 is closed, 2 and 3 are out of reach
+    assert matters(radii, upper, weights, mean) == [0]
+    (wide,) = parse("W1-Linf@0.5")
+    assert matters(radii, upper, weights, wide) == [0, 2, 3]
+
+
+def test_auto_raises_the_value_and_searches_less(tmp_path: Path) -> None:
+    model, data = wt.load_model("digits-cnn").model, wt.load_data("digits", n=15)
+    run = {"progress": False, "seed": 0}
+    crown = wt.benchmark(model, data, "W1-Linf@0.01", certificate="crown", **run)
+    options = {"certificate": "auto", "certificate_options": {"seconds": 0.4}, "run_dir": tmp_path / "run"}
+    auto = wt.benchmark(model, data, "W1-Linf@0.01", **options, **run)
+    assert crown.certified < auto.certified <= auto.attacked
+    searched = len(list((tmp_path / "run").rglob("*sharpen*")))
+    assert searched > 0
+    again = wt.benchmark(model, data, "W1-Linf@0.01", **options, **run)
+    assert again.certified == auto.certified
+
+
+def test_bad_settings_are_told() -> None:
+    with pytest.raises(InputError, match="seconds must be positive, got 0"):
+        BranchAndBound(seconds=0)
+    with pytest.raises(InputError, match="total must be positive or None"):
+        Auto(total=-1.0)
+    with pytest.raises(InputError, match="batch"):
+        BranchAndBound(batch=0)
