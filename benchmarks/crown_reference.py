@@ -246,7 +246,9 @@ def compare(name: str, x: Tensor, y: Tensor, r: float, check: int, repeats: int)
         return {"batch": reference.size, "seconds a sample of a batch size": trial, **row(radii, seconds)}
 
     def ours() -> dict[str, object]:
-        found, seconds = timed(lambda: LinearPropagation()(model, x, y, ball, upper=end), repeats)
+        found, seconds = timed(
+            lambda: LinearPropagation(tolerance=2.0**-BISECTIONS)(model, x, y, ball, upper=end), repeats
+        )
         passes = round(found.passes.backward / len(x), 1)
         return {"propagations a sample": passes, **row(found.radii.values, seconds)}
 

@@ -24,7 +24,6 @@ from wassertight.certificates.propagation.relaxations import Elementwise, Relaxa
 from wassertight.certificates.propagation.slopes import Ascent, ascend
 from wassertight.types import Bounds as Box
 
-
 _LAST = 120
 """Gradient steps for a leaf that has no undecided unit left."""
 
