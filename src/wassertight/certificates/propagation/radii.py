@@ -45,8 +45,9 @@ class Reading:
     def assumptions(self) -> tuple[str, ...]:
         own, model = (str(d).removeprefix("torch.") for d in (self.dtype, self.model_dtype))
         return (
-            f"bounds computed in {own}; rounding of the model in {model} and of the bounds is covered for sums in any "
-            "order and elementary functions to 8 units in the last place (no TF32, no Winograd convolutions)",
+            f"bounds computed in {own}; rounding of the model in {model} and of the bounds is covered: k u for a sum of k "
+            "products, 8 sqrt(k) u for k > 64 (errors of single operations taken as independent), elementary functions to "
+            "8 units in the last place (no TF32, no Winograd convolutions)",
             "labels do not move; the network is the deterministic eval-mode network that was read and checked on data",
         )
 
