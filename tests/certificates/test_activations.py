@@ -361,3 +361,11 @@ def test_slopes_a_channel() -> None:
     assert isinstance(activations.clamp(), Ramp)
     parts = [Hinge(name="part", left=float(w)).enclose(low[:, i], high[:, i]) for i, w in enumerate(weight)]
     assert torch.equal(f.enclose(low, high).upper_slope, torch.stack([p.upper_slope for p in parts], 1))
+
+
+@dtypes
+def test_subnormal_ends_are_enclosed(dtype: torch.dtype) -> None:
+    least = torch.tensor([[torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps]], dtype=dtype)
+    for low, high in ((torch.full_like(least, -1.25), least), (-least, torch.full_like(least, 1.25)), (-least, least)):
+        for f in (activations.relu(), activations.leaky_relu(0.1), activations.absolute()):
+            _check_sound(f, low, high, f.enclose(low, high))

@@ -130,7 +130,7 @@ class Hinge:
         at_low, at_high = left * low, right * high
         chord = (at_high - at_low) / torch.where(bend, high - low, 1.0)
         shift = at_low - chord * low
-        pad = rounding(low) * (at_low.abs() + at_high.abs())
+        pad = rounding(low) * (at_low.abs() + at_high.abs()) + torch.finfo(low.dtype).tiny
         idle = torch.zeros_like(pad) if self._representable else pad
         exact = torch.where(low >= 0, right, left)
         return Enclosure(
@@ -214,7 +214,12 @@ class Ramp:
             shift = torch.where(flat, at_low, torch.where(inner, self.bottom - self.rise * self.start, shift))
             reach = slope.abs() * (torch.maximum(low.abs(), high.abs()) + abs(self.start) + abs(self.stop))
             exact = flat | (inner & (self.rise == 1))
-            lines += [slope, torch.where(exact, shift, shift + sign * rounding(low) * (reach + self._size()))]
+            lines += [
+                slope,
+                torch.where(
+                    exact, shift, shift + sign * (rounding(low) * (reach + self._size()) + torch.finfo(low.dtype).tiny)
+                ),
+            ]
         return Enclosure(lower_slope=lines[0], lower_shift=lines[1], upper_slope=lines[2], upper_shift=lines[3])
 
     def bend(self, low: Tensor, high: Tensor) -> Tensor:

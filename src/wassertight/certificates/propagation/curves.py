@@ -171,7 +171,7 @@ class Curve:
             there = torch.where(found, point, there)
         shift = extreme(value_there - slope * there, extreme(at_low - slope * low, at_high - slope * high))
         reach = (slope.abs() + self.grain) * torch.maximum(low.abs(), high.abs())
-        pad = rounding(low) * (reach + at_low.abs() + at_high.abs() + self.grain)
+        pad = rounding(low) * (reach + at_low.abs() + at_high.abs() + self.grain) + torch.finfo(low.dtype).tiny
         return slope, shift - sign * (pad + self.slack + torch.finfo(low.dtype).tiny)
 
     def _touch(
