@@ -99,12 +99,14 @@ def test_what_matters() -> None:
     upper = torch.tensor([0.2, 0.2, 0.5, 0.9], dtype=torch.float64)
     weights = torch.full((4,), 0.2, dtype=torch.float64)
     (robust,) = parse("Linf@0.15")
-    assert matters(radii, upper, weights, robust) == [0]
+    assert matters(radii, upper, weights, [robust]) == [0]
     (mean,) = parse("W1-Linf@0.05")
     # the budget buys samples 0 (0.02) and three quarters of 1 (0.03 of 0.04); 1 is closed, 2 and 3 are out of reach
-    assert matters(radii, upper, weights, mean) == [0]
+    assert matters(radii, upper, weights, [mean]) == [0]
     (wide,) = parse("W1-Linf@0.5")
-    assert matters(radii, upper, weights, wide) == [0, 2, 3]
+    assert matters(radii, upper, weights, [wide]) == [0, 2, 3]
+    assert matters(radii, upper, weights, [robust, wide]) == [0, 2, 3]
+    assert matters(radii, upper, weights, []) == []
 
 
 def test_auto_raises_the_value_and_searches_less(tmp_path: Path) -> None:
@@ -118,6 +120,38 @@ def test_auto_raises_the_value_and_searches_less(tmp_path: Path) -> None:
     assert searched > 0
     again = wt.benchmark(model, data, "W1-Linf@0.01", **options, **run)
     assert again.certified == auto.certified
+
+
+def test_radii_grow_without_an_attack() -> None:
+    model, data = wt.load_model("digits-cnn").model, wt.load_data("digits", n=3)
+    ball = PointwiseBall(radius=0.05, r=math.inf)
+    crown = LinearPropagation()(model, data.x, data.y, ball).radii.values
+    bab = BranchAndBound(seconds=1.0)(model, data.x, data.y, ball).radii.values
+    upper = MinimumNorm(passes=100)(model, data.x, data.y, ball).distances.values
+    assert (bab >= crown).all()
+    assert bab.sum() > 1.05 * crown.sum()
+    assert (bab <= upper * (1 + 1e-6)).all()
+
+
+def test_the_whole_box_is_proved_where_nothing_flips() -> None:
+    model = _network(1)
+    with torch.no_grad():
+        model[4].bias.copy_(torch.tensor([3.0, 0.0, 0.0]))
+    x, y = torch.rand(3, 4, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
+    assert LinearPropagation()(model, x, y, PointwiseBall(radius=1.0, r=2.0)).radii.values.isfinite().any()
+    bab = BranchAndBound(seconds=5.0)(model, x, y, PointwiseBall(radius=1.0, r=2.0))
+    assert bab.radii.values.isinf().all()
+
+
+def test_networks_without_hinges_keep_the_radii_of_crown() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 3)).double().eval()
+    x, y = _data(model, 4)
+    ball = PointwiseBall(radius=0.1, r=math.inf)
+    upper = MinimumNorm(passes=50)(model, x, y, ball).distances.values
+    crown = LinearPropagation()(model, x, y, ball, upper=upper).radii.values
+    for method in (BranchAndBound(seconds=1.0), Auto(seconds=1.0)):
+        assert torch.equal(method(model, x, y, ball, upper=upper).radii.values, crown)
 
 
 def test_bad_settings_are_told() -> None:

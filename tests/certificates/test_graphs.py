@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from random_networks import POINTWISE, Grown, region_points
-from wassertight.certificates.propagation.propagation import METHODS, Propagation
+from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
@@ -66,7 +66,7 @@ def test_every_node_and_every_margin(group: int) -> None:
         region = Region.of(x.to(own), t.to(own), r, bounds)
         worst = _lowest(model(points.flatten(0, 1)).double().view(*points.shape[:2], -1), y)
         margins = {}
-        for method in METHODS:
+        for method in ("interval", "crown-ibp", "crown"):
             propagation = Propagation(graph, r, method=method, rounding=Rounding.between(dtype, own))
             _check_nodes(propagation, region, points)
             margins[method] = propagation.margins(region, y).double()

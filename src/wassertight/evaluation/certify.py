@@ -19,9 +19,8 @@ from wassertight.records import Flag
 from wassertight.types import UnsupportedLayerError
 
 
-def certify_units(plan: Plan, store: Store, watch: Watch, attack: Side) -> Side:
-    """Radii of every sample, with the attack's distances as upper ends of the search."""
-    known = uppers(plan, attack)
+def certify_units(plan: Plan, store: Store, watch: Watch, known: dict[float, Tensor]) -> Side:
+    """Radii of every sample, with attack distances (n,) by norm as upper ends of the search."""
 
     def work(unit: Unit, step: Callable[[int, int], None]) -> Outcome:
         part = slice(unit.start, unit.stop)

@@ -136,9 +136,12 @@ def execute(plan: Plan, *, run_dir: str | Path | None = None, progress: bool | W
         store.claim(plan.configuration)
         with _watching(progress) as watch:
             attack = _attack(plan, store, watch)
-            certificate = certify_units(plan, store, watch, attack) if certify else Side(outcomes={})
-            if certify and isinstance(plan.certificate, Auto):
-                certificate = sharpen(plan, store, watch, queries, certificate, uppers(plan, attack))
+            certificate = Side(outcomes={})
+            if certify:
+                known = uppers(plan, attack)
+                certificate = certify_units(plan, store, watch, known)
+                if isinstance(plan.certificate, Auto):
+                    certificate = sharpen(plan, store, watch, queries, certificate, known)
             if plan.refine:
                 attack = refine(plan, store, watch, queries, attack, certificate)
         record, arrays = conclude_run(plan, queries, clean, attack, certificate, flags)

@@ -6,8 +6,8 @@ import time
 
 import torch
 
-from wassertight.certificates import Auto, BranchAndBound
-from wassertight.certificates.propagation import matters
+from wassertight.certificates import Auto, Task
+from wassertight.certificates.propagation import Reading, goal, in_turn
 from wassertight.evaluation.conclusion import Side
 from wassertight.evaluation.plan import Plan, norm_label, shared_threat
 from wassertight.evaluation.store import Outcome, Store, Watch
@@ -24,45 +24,42 @@ def sharpen(
     """
     auto = plan.certificate
     assert isinstance(auto, Auto)
-    right = (queries.clean_logits(plan.x, plan.y).argmax(1) == plan.y).nonzero().squeeze(1).cpu()
-    weights = torch.full((len(right),), 1 / len(plan.x), dtype=torch.float64)
-    method = BranchAndBound(seconds=auto.seconds, precision=auto.precision)
-    outcomes, end = dict(certificate.outcomes), time.perf_counter() + (auto.total or float("inf"))
+    clean = queries.clean_logits(plan.x, plan.y)
+    right = (clean.argmax(1) == plan.y).nonzero().squeeze(1)
+    outcomes, end, reading = dict(certificate.outcomes), auto.deadline(), None
     for r in plan.norms:
-        stage, ball = f"certificate-{norm_label(r)}", shared_threat(plan.threats, r)
+        label, search = norm_label(r), None
+        stage, threats = f"certificate-{label}", [threat for threat in plan.threats if threat.r == r]
         radii, parts = certificate.joined(stage, "radii").clone(), list(outcomes[stage])
-        threats = [threat for threat in plan.threats if threat.r == r]
-        searched: set[int] = set()
-        while True:
-            rows = dict.fromkeys(
-                int(right[k])
-                for threat in threats
-                for k in matters(radii[right], upper[r][right], weights, threat)
-                if int(right[k]) not in searched
-            )
-            watch(f"sharpen-{norm_label(r)}", len(searched), len(searched) + len(rows))
-            if not rows:
-                break
-            row = next(iter(rows))
-            outcome = store.load(f"sharpen-{norm_label(r)}-{row:07d}")
+        rows = right.cpu()
+        task = Task(
+            model=plan.model, x=plan.x[right], y=plan.y[right], threat=shared_threat(plan.threats, r),
+            weights=torch.full((len(rows),), 1 / len(plan.x), dtype=torch.float64), upper=upper[r][rows],
+            dtype=clean.dtype, batch_size=plan.batch_size,
+        )  # fmt: skip
+        known, done = radii[rows], 0
+        for done, (k, left) in enumerate(in_turn(known, task.upper, task.weights, threats), 1):
+            watch(f"sharpen-{label}", done - 1, done + left)
+            key = f"sharpen-{label}-{int(rows[k]):07d}"
+            outcome = store.load(key)
             if outcome is None:
                 if time.perf_counter() > end:
                     break
-                part, begun = slice(row, row + 1), time.perf_counter()
-                found = method(plan.model, plan.x[part], plan.y[part], ball, upper=upper[r][part])
-                facts = dict(parts[0].facts) | {
-                    "forward": found.passes.forward,
-                    "backward": found.passes.backward,
-                    "seconds": time.perf_counter() - begun,
-                }
-                outcome = Outcome(tensors={"radii": found.radii.values.cpu()}, facts=facts)
-                store.save(f"sharpen-{norm_label(r)}-{row:07d}", outcome)
-            radii[row] = torch.maximum(radii[row], outcome.tensors["radii"][0])
+                with torch.no_grad():
+                    reading = reading or Reading.of(task, auto.precision)
+                    search = search or auto.search(task, reading)
+                    begun, before = time.perf_counter(), search.evaluations
+                    found = search.run(task.x[k], task.y[k], float(known[k]), float(task.upper[k]), goal(threats))
+                facts = {"forward": 0, "backward": search.evaluations - before, "seconds": time.perf_counter() - begun}
+                outcome = Outcome(tensors={"radii": torch.tensor([found], dtype=radii.dtype)}, facts=facts)
+                store.save(key, outcome)
+            known[k] = torch.maximum(known[k], outcome.tensors["radii"][0])
             parts.append(outcome)
-            searched.add(row)
-        if searched:
+        if done:
+            watch(f"sharpen-{label}", done, done)
+            radii[rows] = known
             facts = dict(parts[0].facts) | {
-                key: sum(part.facts[key] for part in parts) for key in ("forward", "backward", "seconds")
+                name: sum(part.facts[name] for part in parts) for name in ("forward", "backward", "seconds")
             }
             outcomes[stage] = [Outcome(tensors={"radii": radii}, facts=facts)]
     return Side(outcomes=outcomes)

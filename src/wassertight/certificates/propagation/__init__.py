@@ -1,12 +1,17 @@
 """Bound propagation: the largest ball around every sample in which no logit can overtake the true one."""
 
-from wassertight.certificates.propagation.methods import (
-    Auto,
-    BranchAndBound,
-    CrownIBP,
-    IntervalPropagation,
-    LinearPropagation,
-    matters,
-)
+from wassertight.certificates.propagation.methods import CrownIBP, IntervalPropagation, LinearPropagation
+from wassertight.certificates.propagation.radii import Reading
+from wassertight.certificates.propagation.searches import Auto, BranchAndBound, goal, in_turn, matters
 
-__all__ = ["Auto", "BranchAndBound", "CrownIBP", "IntervalPropagation", "LinearPropagation", "matters"]
+__all__ = [
+    "Auto",
+    "BranchAndBound",
+    "CrownIBP",
+    "IntervalPropagation",
+    "LinearPropagation",
+    "Reading",
+    "goal",
+    "in_turn",
+    "matters",
+]

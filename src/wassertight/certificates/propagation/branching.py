@@ -12,6 +12,7 @@ whose two lines cost the bound most, the best of a few being found by bounding b
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.propagation import Bounds, Propagation, specification
-from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
 from wassertight.certificates.propagation.slopes import Ascent, ascend
 from wassertight.types import Bounds as Box
@@ -34,17 +35,19 @@ class Effort:
 
     Attributes:
         seconds: wall time a sample.
+        tolerance: relative width of the bracket at which a sample is done.
         leaves: most leaves of one sample.
         batch: leaves split at once.
         ascents: gradient steps on the slopes of a leaf.
         tries: units whose children are bounded before one is split.
     """
 
-    seconds: float = 10.0
-    leaves: int = 20_000
-    batch: int = 48
-    ascents: int = 4
-    tries: int = 3
+    seconds: float
+    tolerance: float
+    leaves: int
+    batch: int
+    ascents: int
+    tries: int
 
 
 @dataclass(kw_only=True)
@@ -76,10 +79,11 @@ class Search:
         propagation: bounds of the network, in the norm of the radius.
         box: of admissible inputs.
         effort: what may be spent.
+        dtype: of the bounds.
     """
 
-    def __init__(self, propagation: Propagation, box: Box, effort: Effort) -> None:
-        self.propagation, self.box, self.effort = propagation, box, effort
+    def __init__(self, propagation: Propagation, box: Box, effort: Effort, dtype: torch.dtype) -> None:
+        self.propagation, self.box, self.effort, self.dtype = propagation, box, effort, dtype
         graph = propagation.graph
         self.graph, self.last = graph, len(graph.nodes) - 1
         self.hinges = [k for k, node in enumerate(graph.nodes) if steerable(node.operation)]
@@ -87,38 +91,44 @@ class Search:
         self.sizes = [int(torch.tensor(graph.nodes[k].shape).prod()) for k in self.hinges]
         self.splits = self.evaluations = 0
 
-    def run(
-        self, x: Tensor, y: Tensor, proved: float, ceiling: float, tolerance: float, goal: float | None = None
-    ) -> float:
-        """A radius >= `proved` that is proved for x (1, *features) with label y (1,).
+    def run(self, x: Tensor, y: Tensor, proved: float, ceiling: float, goal: float | None = None) -> float:
+        """A radius >= `proved` that is proved for x (*features) with label y ().
 
         Args:
             proved: a radius already proved.
             ceiling: no larger radius can be proved (an attack's distance); inf where none is known.
             goal: the one radius that matters; all time goes to it.
         """
-        self.x, self.spec = x, specification(y, self.graph.classes, x.dtype)[0]
+        if not self.hinges:
+            return proved
+        self.x = x[None].to(self.dtype)
+        self.spec = specification(y[None], self.graph.classes, self.dtype)[0]
         self.leaves = self._first(len(self.spec))
         begun = time.perf_counter()
-        end = begun + self.effort.seconds
+        end, tolerance = begun + self.effort.seconds, self.effort.tolerance
         if goal is not None:
             return goal if self._verify(goal, end) else proved
+        cover = float(covering_radius(self.x, self.propagation.r, self.box))
         low, high = proved, ceiling
-        failed, share = float("inf"), 0.25
-        while time.perf_counter() < end and (high - low) > tolerance * high:
+        failed, share = math.inf, 0.25
+        while time.perf_counter() < end and low < (1 - tolerance) * high:
             top = min(high, failed)
-            t = low + share * (top - low) if top < float("inf") else max(2 * low, 1e-6)
+            t = min(cover, low + share * (top - low if top < math.inf else max(low, 1e-6)))
             left = end - time.perf_counter()
             slice_begun = time.perf_counter()
-            if self._verify(t, slice_begun + (0.5 * left if failed < float("inf") else 0.35 * left)):
+            if self._verify(t, slice_begun + (0.5 * left if failed < math.inf else 0.35 * left)):
                 quick = time.perf_counter() - slice_begun < 0.05 * self.effort.seconds
                 low, share = t, min(0.8, share * 1.3) if quick else share
+                if t >= cover:
+                    return math.inf
             else:
                 failed, share = t, 0.5
                 if len(self.leaves) >= self.effort.leaves:
                     break
                 if failed - low <= tolerance * failed:
-                    failed = float("inf")
+                    failed = math.inf
+                    if high == math.inf:
+                        break
         return low
 
     def _first(self, rows: int) -> _Leaves:

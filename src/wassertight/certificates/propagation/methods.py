@@ -1,28 +1,18 @@
-"""Certificates by bound propagation: intervals, CROWN-IBP, CROWN, optimised slopes, branch and bound."""
+"""Certificates by one kind of bound propagation: intervals, CROWN-IBP, CROWN."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from wassertight.certificates.base import CertificateMethod, Proved, Task
-from wassertight.certificates.propagation.branching import Effort, Search
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.radii import PRECISIONS, RadiusSearch, Reading
-from wassertight.threats import ThreatModel
-from wassertight.transport import FlipDistances
-from wassertight.types import InputError, Passes, Status
+from wassertight.types import InputError, Passes
 
 _BATCH = 64
-_CLOSED = 0.01
-"""A bracket narrower than this, relatively, is not worth branching."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +49,11 @@ class LinearPropagation(CertificateMethod):
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
+        check_settings(self.tolerance, self.steps, self.precision)
 
     def prove(self, task: Task) -> Proved:
         """Radii by CROWN."""
-        return _bracketed(self, task, "crown")
+        return bracketed(self, task, "crown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +71,11 @@ class IntervalPropagation(CertificateMethod):
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
+        check_settings(self.tolerance, self.steps, self.precision)
 
     def prove(self, task: Task) -> Proved:
         """Radii by intervals."""
-        return _bracketed(self, task, "interval")
+        return bracketed(self, task, "interval")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,149 +95,14 @@ class CrownIBP(CertificateMethod):
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
+        check_settings(self.tolerance, self.steps, self.precision)
 
     def prove(self, task: Task) -> Proved:
         """Radii by CROWN-IBP."""
-        return _bracketed(self, task, "crown-ibp")
+        return bracketed(self, task, "crown-ibp")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BranchAndBound(CertificateMethod):
-    """Certified radii by CROWN, then optimised slopes and branch and bound over ReLU signs (2011.13824, 2103.06624).
-
-    Every sample whose bracket between certificate and attack is open is searched for `seconds`; the radius proved last
-    is returned, so more time never gives less. Networks without ReLUs gain from optimised slopes only where they have
-    hinges; else the radii are CROWN's.
-
-    Args:
-        seconds: wall time a sample.
-        tolerance: relative width of the bracket at which a sample is done.
-        leaves, batch, ascents, tries: see `branching.Effort`.
-        precision: as for LinearPropagation.
-    """
-
-    name: ClassVar[str] = "bab"
-
-    seconds: float = 10.0
-    tolerance: float = 1e-3
-    leaves: int = 20_000
-    batch: int = 48
-    ascents: int = 4
-    tries: int = 3
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        _check(self.tolerance, self.leaves, self.precision)
-        if not self.seconds > 0:
-            raise InputError(f"seconds must be positive, got {self.seconds}")
-        for name in ("batch", "ascents", "tries"):
-            if getattr(self, name) < (1 if name in ("batch", "tries") else 0):
-                raise InputError(f"{name} must not be negative (batch and tries at least 1), got {getattr(self, name)}")
-
-    def prove(self, task: Task) -> Proved:
-        """CROWN's radii first, as upper ends allow, then the search of every open sample."""
-        reading = Reading.of(task, self.precision)
-        first = _bracketed(LinearPropagation(precision=self.precision), task, "crown", reading)
-        return self.improve(task, first, range(len(task.x)), reading)
-
-    def improve(
-        self,
-        task: Task,
-        first: Proved,
-        rows: Sequence[int],
-        reading: Reading | None = None,
-        goal: float | None = None,
-    ) -> Proved:
-        """Proved radii grown by branch and bound for the given samples, in their order; to `goal` alone if given."""
-        reading = reading or Reading.of(task, self.precision)
-        effort = Effort(
-            seconds=self.seconds, leaves=self.leaves, batch=self.batch, ascents=self.ascents,
-            tries=self.tries,
-        )  # fmt: skip
-        propagation = Propagation(reading.graph, task.threat.r, rounding=reading.rounding)
-        search = Search(propagation, task.threat.bounds, effort)
-        radii = first.radii.clone()
-        chosen = [i for i in rows if float(radii[i]) < float(task.upper[i]) / (1 + self.tolerance)]
-        for done, i in enumerate(chosen):
-            x = task.x[i : i + 1].to(reading.dtype)
-            found = search.run(x, task.y[i : i + 1], float(radii[i]), float(task.upper[i]), self.tolerance, goal)
-            radii[i] = max(float(radii[i]), found)
-            task.tell(done + 1, len(chosen))
-        return dataclasses.replace(
-            first,
-            radii=radii,
-            steps=first.steps + search.splits,
-            converged=bool((radii >= task.upper / (1 + 2 * self.tolerance)).all()),
-            passes=first.passes + Passes(backward=search.evaluations),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Auto(CertificateMethod):
-    """The cheapest certificate first, branch and bound only where it can still move the threat's certified accuracy.
-
-    For finite p the knapsack buys the samples with the smallest radii; samples beyond its threshold cannot move the
-    value, so they are left alone. Samples are searched in the order of their radii, and the threshold, which rises as
-    radii grow, is looked at after every one. For p = inf only samples with radius <= the threat's are searched.
-
-    Args:
-        seconds: wall time a searched sample.
-        total: wall time of all searches together; None for no limit.
-        precision: as for LinearPropagation.
-    """
-
-    name: ClassVar[str] = "auto"
-
-    seconds: float = 10.0
-    total: float | None = None
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        BranchAndBound(seconds=self.seconds, precision=self.precision)
-        if self.total is not None and not self.total > 0:
-            raise InputError(f"total must be positive or None, got {self.total}")
-
-    def prove(self, task: Task) -> Proved:
-        """CROWN everywhere, then one open sample after the other."""
-        reading = Reading.of(task, self.precision)
-        proved = _bracketed(LinearPropagation(precision=self.precision), task, "crown", reading)
-        end = time.perf_counter() + (float("inf") if self.total is None else self.total)
-        method = BranchAndBound(seconds=self.seconds, precision=self.precision)
-        quiet = dataclasses.replace(task, progress=None)
-        # a verified radius counts as inside its own closed ball, so p = inf needs the threat's radius itself
-        goal = task.threat.radius if math.isinf(task.threat.p) else None
-        searched: set[int] = set()
-        while time.perf_counter() < end:
-            rows = [i for i in matters(proved.radii, task.upper, task.weights, task.threat) if i not in searched]
-            if not rows:
-                return proved
-            proved = method.improve(quiet, proved, rows[:1], reading, goal)
-            searched.add(rows[0])
-            task.tell(len(searched), len(searched) + len(rows) - 1)
-        return dataclasses.replace(proved, status=Status.STAGNATED if searched else proved.status)
-
-
-def matters(radii: Tensor, upper: Tensor, weights: Tensor, threat: ThreatModel) -> list[int]:
-    """Samples whose growing radius can raise the certified accuracy of a threat, smallest radius first.
-
-    Args:
-        radii, upper: proved radii and attack distances (n,) of the samples answered rightly.
-        weights: their mass (n,); what is missing to 1 is misclassified already.
-    """
-    ajar = upper > radii * (1 + _CLOSED)
-    if math.isinf(threat.p):
-        ajar &= (radii < threat.radius) & (upper > threat.radius)
-    elif threat.radius > 0 and len(radii):
-        mass = float(weights.sum())
-        # misclassified samples are free: the whole budget goes to the rest, over the rest's share of the mass
-        budget = threat.radius / mass ** (1 / threat.p)
-        found = FlipDistances.certified(radii, weights / mass, closed=True)
-        ajar &= radii <= found.allocate(threat.p, budget).threshold
-    return [int(i) for i in radii.argsort() if threat.radius > 0 and bool(ajar[i])]
-
-
-def _bracketed(
+def bracketed(
     method: LinearPropagation | IntervalPropagation | CrownIBP, task: Task, kind: str, reading: Reading | None = None
 ) -> Proved:
     """Radii by batched bracketing."""
@@ -272,7 +127,8 @@ def _bracketed(
     )
 
 
-def _check(tolerance: float, steps: int, precision: str) -> None:
+def check_settings(tolerance: float, steps: int, precision: str) -> None:
+    """Refuse settings no method can use."""
     if not 0 < tolerance < 1 or steps < 1 or precision not in ("auto", *PRECISIONS):
         raise InputError(
             f"tolerance must be in (0, 1), steps and leaves >= 1 and precision one of auto, {', '.join(PRECISIONS)}; "

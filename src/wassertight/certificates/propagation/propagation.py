@@ -32,8 +32,6 @@ from wassertight.certificates.propagation.relaxations import Bilinear, Elementwi
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.windows import window_bounds, windows_pay
 
-METHODS = ("interval", "crown-ibp", "crown")
-
 
 @dataclass(kw_only=True)
 class Bounds:
@@ -46,7 +44,6 @@ class Bounds:
     """
 
     lost: Tensor
-
     low: dict[int, Tensor] = field(default_factory=dict)
     high: dict[int, Tensor] = field(default_factory=dict)
     error: dict[int, Tensor] = field(default_factory=dict)
@@ -69,7 +66,6 @@ class Propagation:
         self.r, self.method, self.rounding = r, method, rounding
         self.entry, self.graph = split_entry(graph) if math.isinf(r) else ((), graph)
         self.affine = len(graph.nodes) - 1 in graph.straight
-        graph = self.graph
         self._norms: dict[int, Tensor] = {}
 
     def margins(self, region: Region, y: Tensor, *, method: str | None = None) -> Tensor:

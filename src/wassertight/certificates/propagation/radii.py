@@ -11,10 +11,9 @@ from torch import Tensor
 from wassertight.certificates.base import Task
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.propagation import Propagation
-from wassertight.certificates.propagation.reading import read_graph
-from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.reading import assemble, record
+from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.rounding import Rounding
-from wassertight.geometry import norm
 from wassertight.types import Bounds, InputError
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
@@ -36,10 +35,11 @@ class Reading:
         sample = task.x[:2]
         if precision == "float32" and task.dtype == torch.float64:
             raise InputError("precision='float32' would round the inputs of a float64 model; use 'float64' or 'auto'")
-        graph = read_graph(task.model, sample, dtype=torch.float64, device=sample.device)
+        program = record(task.model, sample)
+        graph = assemble(program, task.model, sample, dtype=torch.float64, device=sample.device)
         dtype = _dtype(precision, graph, task.dtype)
         if dtype != torch.float64:
-            graph = read_graph(task.model, sample, dtype=dtype, device=sample.device)
+            graph = assemble(program, task.model, sample, dtype=dtype, device=sample.device)
         return cls(graph=graph, dtype=dtype, rounding=Rounding.between(task.dtype, dtype), model_dtype=task.dtype)
 
     def assumptions(self) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class RadiusSearch:
         start = self.propagation.margins(self._region(x, x.new_zeros(len(x))), y, method="interval")
         if bool((start <= 0).any()):  # rounding alone may undo intervals of deep networks
             start = torch.maximum(start, self._margins(x, y, x.new_zeros(len(x))))
-        cap = self._cover(x, r)
+        cap = covering_radius(x, r, self.bounds)
         low, low_margin = torch.zeros_like(start), start.clone()
         high, high_margin = torch.full_like(start, math.inf), torch.full_like(start, -math.inf)
         known = torch.zeros_like(start, dtype=torch.bool) if upper is None else torch.isfinite(upper) & (upper > 0)
@@ -134,7 +134,7 @@ class RadiusSearch:
         return torch.where(usable, inverse, torch.where(bracketed, chord, line))
 
     def _next(self, step: int, low: Tensor, high: Tensor, root: Tensor) -> Tensor:
-        """Just inside the expected root; every third step halves a bracket that does not close."""
+        """Just inside the expected root; every fourth step halves a bracket that does not close."""
         bracketed = torch.isfinite(high)
         if self.linear:
             inside = torch.where(torch.tensor(step % 4 == 3), low + (high - low) / 2, root)
@@ -164,12 +164,6 @@ class RadiusSearch:
         return torch.full(
             (len(x),), x[0].numel() ** (0.0 if math.isinf(r) else 0.5 / r), dtype=x.dtype, device=x.device
         )
-
-    def _cover(self, x: Tensor, r: float) -> Tensor:
-        """Radius of the ball that covers the whole box."""
-        if self.bounds is None:
-            return torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
-        return norm(torch.maximum(x - self.bounds[0], self.bounds[1] - x), r) * (1 + 1e-6)
 
 
 def _dtype(precision: str, graph: Graph, model: torch.dtype) -> torch.dtype:

@@ -102,9 +102,18 @@ def read_graph(model: Model, x: Tensor, *, dtype: torch.dtype, device: torch.dev
     Raises:
         UnsupportedLayerError: naming the first operation that cannot be bounded and its place.
     """
+    return assemble(record(model, x), model, x, dtype=dtype, device=device)
+
+
+def record(model: Model, x: Tensor) -> Any:
+    """The operations of a model, from which graphs of any dtype can be assembled."""
+    return record_model(model, x[:1].expand(_BATCH, *x.shape[1:]).contiguous())
+
+
+def assemble(program: Any, model: Model, x: Tensor, *, dtype: torch.dtype, device: torch.device) -> Graph:
+    """The graph of a recorded model with constants of one dtype, checked against the model."""
     from wassertight.certificates.propagation.vocabulary import HANDLERS
 
-    program = record_model(model, x[:1].expand(_BATCH, *x.shape[1:]).contiguous())
     reader = Reader(dtype=dtype, device=device)
     held = held_constants(program)
     known = dict(held)

@@ -87,3 +87,10 @@ class Region:
             low, high = torch.where(short, middle, low), torch.where(short, high, middle)
         d = torch.minimum(low[..., None] * size, room)
         return (size * d).sum(2) + ((target - (d**2).sum(2)) / (2 * low.clamp_min(1e-30))).clamp_min(0)
+
+
+def covering_radius(x: Tensor, r: float, bounds: Bounds) -> Tensor:
+    """Radius (n,) of the ball round each of x (n, *features) that covers the whole box, inf without a box."""
+    if bounds is None:
+        return torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
+    return norm(torch.maximum(x - bounds[0], bounds[1] - x), r) * (1 + 1e-6)

@@ -4,8 +4,8 @@ The lower line of an undecided hinge may have any slope between the hinge's two;
 variables of an ascent on the bound itself. Where a branch fixes the sign of an argument, the constraint is priced with
 a multiplier >= 0, another variable. The best bound seen is kept, whatever the ascent does later.
 
-Differs from the papers: 1. one list of slopes a row, also for bounds of inner nodes; 2. multipliers are priced at the
-argument's sign with the rounding error of the argument added.
+Differs from the papers: 1. bounds of inner nodes keep CROWN's slopes; 2. multipliers are priced at the argument's sign
+with the rounding error of the argument added.
 """
 
 from __future__ import annotations
