@@ -136,11 +136,13 @@ def test_radii_grow_without_an_attack() -> None:
 def test_the_whole_box_is_proved_where_nothing_flips() -> None:
     model = _network(1)
     with torch.no_grad():
-        model[4].bias.copy_(torch.tensor([3.0, 0.0, 0.0]))
+        for layer in model[::2]:
+            layer.weight.mul_(3)
+        model[4].bias.copy_(torch.tensor([8.0, 0.0, 0.0]))
     x, y = torch.rand(3, 4, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
-    assert LinearPropagation()(model, x, y, PointwiseBall(radius=1.0, r=2.0)).radii.values.isfinite().any()
-    bab = BranchAndBound(seconds=5.0)(model, x, y, PointwiseBall(radius=1.0, r=2.0))
-    assert bab.radii.values.isinf().all()
+    ball = PointwiseBall(radius=1.0, r=2.0)
+    assert LinearPropagation()(model, x, y, ball).radii.values.isfinite().any()
+    assert BranchAndBound(seconds=5.0)(model, x, y, ball).radii.values.isinf().all()
 
 
 def test_networks_without_hinges_keep_the_radii_of_crown() -> None:
