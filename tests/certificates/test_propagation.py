@@ -20,7 +20,7 @@ from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
-from wassertight.certificates.propagation.windows import _fields, windows_pay
+from wassertight.certificates.propagation.windows import _fields, paying_fields
 from wassertight.geometry import conjugate, norm
 from wassertight.threats import PointwiseBall
 
@@ -234,8 +234,8 @@ def test_windows_equal_dense_rows(name: str, r: float, monkeypatch: pytest.Monke
         Propagation, "_undecided", lambda self, index, low, high: torch.ones_like(low, dtype=torch.bool)
     )
     found = []
-    for pay in (lambda graph, start: _fields(graph, start) is not None, lambda graph, start: False):
-        monkeypatch.setattr(engine, "windows_pay", pay)
+    for pay in (_fields, lambda graph, start: None):
+        monkeypatch.setattr(engine, "paying_fields", pay)
         propagation = _propagation(graph, r)
         found.append((propagation.bounds(region), propagation.margins(region, y)))
     assert sum(_fields(graph, index) is not None for index in graph.bent) >= 2
@@ -252,8 +252,8 @@ def test_windows_pay_for_small_receptive_fields_only() -> None:
     )
     graph = _graph(model.double(), torch.rand(2, 1, 9, 9, dtype=torch.float64))
     maps = [index for index, node in enumerate(graph.nodes) if len(node.shape) == 3 and index]
-    assert [windows_pay(graph, index) for index in maps] == [True, True, True, True, False]
-    assert not windows_pay(graph, len(graph.nodes) - 1)
+    assert [paying_fields(graph, index) is not None for index in maps] == [True, True, True, True, False]
+    assert paying_fields(graph, len(graph.nodes) - 1) is None
 
 
 @pytest.mark.parametrize(

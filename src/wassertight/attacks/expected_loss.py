@@ -257,13 +257,7 @@ class ExpectedLoss:
     def _measure(self, x: Tensor, growth: Growth, bought: SegmentAllocation, mass: Tensor) -> DiscreteMeasure:
         rows = torch.arange(len(x), device=x.device)
         low, high = growth.points[rows, bought.lower], growth.points[rows, bought.upper]
-        split = (bought.share > 0) & (bought.lower != bought.upper)
-        share = torch.where(split, bought.share, 0.0)
-        return DiscreteMeasure(
-            atoms=torch.cat((low, high[split])).detach(),
-            weights=torch.cat((mass * (1 - share), (mass * share)[split])),
-            sources=torch.cat((rows, rows[split])),
-        )
+        return DiscreteMeasure.mixture(low, high, torch.where(bought.lower != bought.upper, bought.share, 0.0), mass)
 
 
 def _first(r: float) -> float:

@@ -123,10 +123,5 @@ def _many(x: Tensor, pool: list[Tensor], distances: Tensor, p: float, radius: fl
     rows = torch.arange(len(x), device=x.device)
     stacked = torch.stack((x, *pool), 1)
     at = [stacked[rows, order.gather(1, index[:, None]).squeeze(1)] for index in (bought.lower, bought.upper)]
-    split = (bought.share > 0) & (bought.lower != bought.upper)
-    share = torch.where(split, bought.share, 0.0) * (1 - 1e-12)
-    return DiscreteMeasure(
-        atoms=torch.cat((at[0], at[1][split])).detach(),
-        weights=torch.cat((mass * (1 - share), (mass * share)[split])),
-        sources=torch.cat((rows, rows[split])),
-    )
+    share = torch.where(bought.lower != bought.upper, bought.share, 0.0) * (1 - 1e-12)
+    return DiscreteMeasure.mixture(at[0], at[1], share, mass)

@@ -54,9 +54,9 @@ class DiscreteMeasure:
     def mixture(
         cls, x: Float[Tensor, "n *features"], z: Float[Tensor, "n *features"], fractions: Tensor, weights: Tensor
     ) -> DiscreteMeasure:
-        """Sample i keeps mass w_i (1 - fraction_i) at x_i and moves w_i fraction_i to z_i; empty atoms are left out.
+        """Mass w_i (1 - fraction_i) at x_i (the sample, or a first atom of its) and w_i fraction_i at z_i.
 
-        With the fractions of a knapsack allocation there are at most n + 1 atoms.
+        Empty atoms are left out. With the fractions of a knapsack allocation there are at most n + 1 atoms.
         """
         fractions, weights = fractions.to(x.device), weights.to(x.device)
         stay, move = (fractions < 1).nonzero().squeeze(1), (fractions > 0).nonzero().squeeze(1)

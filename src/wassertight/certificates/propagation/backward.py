@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.layout import flat_maps, flat_rows
@@ -45,22 +46,23 @@ def lower_bounds(
     """
     widest = max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[start])
     step = max(1, MEMORY // (3 * widest * len(a)))
-    if step >= a.shape[1] or multipliers is not None or seen is not None:
-        return _pull(graph, start, a, region, relaxations, tight, multipliers or {}, seen)
-    parts = [_pull(graph, start, part, region, relaxations, tight, {}, None) for part in torch.split(a, step, dim=1)]
-    return torch.cat(parts, 1)
+    whole = step >= a.shape[1] or multipliers is not None or seen is not None
+    found = []
+    for part in (a,) if whole else torch.split(a, step, dim=1):
+        rows, constant = _pulled(graph, start, part, relaxations, multipliers or {}, seen)
+        found.append(constant if rows is None else constant + region.minimum(rows, tight=tight))
+    return torch.cat(found, 1)
 
 
-def _pull(
+def _pulled(
     graph: Graph,
     start: int,
     a: Tensor,
-    region: Region,
     relaxations: Mapping[int, Relaxation],
-    tight: bool,
     multipliers: Mapping[int, tuple[Tensor, Tensor]],
     seen: dict[int, Tensor] | None,
-) -> Tensor:
+) -> tuple[Tensor | None, Tensor]:
+    """Rows on the input (n, m, *source), None where nothing depends on it, and the constant (n, m)."""
     n, m = a.shape[:2]
     constant = a.new_zeros(n, m)
     rows: dict[int, Tensor] = {start: a}
@@ -85,7 +87,7 @@ def _pull(
             constant = constant + shift
         for parent, part in zip(node.parents, pulled, strict=True):
             rows[parent] = rows[parent] + part if parent in rows else part
-    return constant + region.minimum(rows[0], tight=tight) if 0 in rows else constant
+    return rows.get(0), constant
 
 
 def box_form(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -96,19 +98,11 @@ def box_form(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def row_norms(graph: Graph, index: int, r: float, like: Tensor) -> Tensor:
     """Dual norm of every row of the matrix from the input to a node that is affine in it."""
-    shape, size = graph.nodes[index].shape, math.prod(graph.source)
+    shape = graph.nodes[index].shape
     units, norms = math.prod(shape), []
     step = max(1, MEMORY // (4 * max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])))
-    for begin in range(0, units, step):
-        rows = torch.arange(begin, min(begin + step, units), device=like.device)
-        a = torch.zeros(len(rows), units, dtype=like.dtype, device=like.device)
-        a[torch.arange(len(rows)), rows] = 1
-        pending = {index: a.view(len(rows), *shape)}
-        for k in range(index, 0, -1):
-            if k in pending:
-                a, node = pending.pop(k), graph.nodes[k]
-                for parent in node.parents:
-                    part = node.operation.pull(a)[0] if isinstance(node.operation, Affine) else a
-                    pending[parent] = pending[parent] + part if parent in pending else part
-        norms.append(norm(pending[0].reshape(len(rows), size), conjugate(r)))
+    for part in torch.split(torch.arange(units, device=like.device), step):
+        a = functional.one_hot(part, units).to(like.dtype).view(1, len(part), *shape)
+        rows, _ = _pulled(graph, index, a, {}, {}, None)
+        norms.append(like.new_zeros(len(part)) if rows is None else norm(rows[0].flatten(1), conjugate(r)))
     return torch.cat(norms).view(shape)

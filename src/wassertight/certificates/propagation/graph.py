@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -102,9 +103,17 @@ class Graph:
 
     def values(self, z: Tensor) -> list[Tensor]:
         """The value of every node on a batch (n, *source), in the graph's own dtype."""
-        found = [z]
-        for node in self.nodes[1:]:
-            found.append(_value(node.operation, [found[p] for p in node.parents]))
+        return list(self._evaluated(z, range(len(self.nodes))).values())
+
+    def value(self, index: int, z: Tensor) -> Tensor:
+        """The value of one node on a batch (n, *source)."""
+        return self._evaluated(z, sorted(self.ancestors[index]))[index]
+
+    def _evaluated(self, z: Tensor, wanted: Iterable[int]) -> dict[int, Tensor]:
+        found: dict[int, Tensor] = {}
+        for index in wanted:
+            node = self.nodes[index]
+            found[index] = z if index == 0 else _value(node.operation, [found[p] for p in node.parents])
         return found
 
     def logits(self, z: Tensor) -> Tensor:

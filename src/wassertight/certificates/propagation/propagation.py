@@ -30,7 +30,7 @@ from wassertight.certificates.propagation.operations import (
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Bilinear, Elementwise, Largest, Relaxation
 from wassertight.certificates.propagation.rounding import Rounding
-from wassertight.certificates.propagation.windows import window_bounds, windows_pay
+from wassertight.certificates.propagation.windows import Fields, paying_fields, window_bounds
 
 
 @dataclass(kw_only=True)
@@ -40,6 +40,7 @@ class Bounds:
     Attributes:
         low, high: bounds of the value computed exactly from rounded arguments.
         error: bound on what rounding adds since the last operation that is not affine.
+        relaxations: enclosures of operations whose arguments are bounded for good.
         lost: samples (n,) about which nothing is proved: some function is not finite on what is known of its argument.
     """
 
@@ -47,6 +48,7 @@ class Bounds:
     low: dict[int, Tensor] = field(default_factory=dict)
     high: dict[int, Tensor] = field(default_factory=dict)
     error: dict[int, Tensor] = field(default_factory=dict)
+    relaxations: dict[int, Relaxation] = field(default_factory=dict)
 
     def triple(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         return self.low[index], self.high[index], self.error[index]
@@ -67,6 +69,7 @@ class Propagation:
         self.entry, self.graph = split_entry(graph) if math.isinf(r) else ((), graph)
         self.affine = len(graph.nodes) - 1 in graph.straight
         self._norms: dict[int, Tensor] = {}
+        self._fields: dict[int, Fields | None] = {}
 
     def margins(self, region: Region, y: Tensor, *, method: str | None = None) -> Tensor:
         """Proved lower bound of the smallest `z_y - z_j`, j != y, as the model computes it; one number a sample."""
@@ -116,18 +119,19 @@ class Propagation:
         return found
 
     def relaxations(self, bounds: Bounds, below: int | None = None) -> dict[int, Relaxation]:
-        """Enclosures of every operation that is not affine, or of those a node depends on."""
-        found: dict[int, Relaxation] = {}
-        wanted = range(len(self.graph.nodes)) if below is None else sorted(self.graph.ancestors[below])
-        for index in wanted:
+        """Enclosures of every operation that is not affine, at least of those a node depends on; each is built once."""
+        for index in range(len(self.graph.nodes)) if below is None else self.graph.ancestors[below]:
             node = self.graph.nodes[index]
+            if node.affine or index in bounds.relaxations:
+                continue
+            arguments = [bounds.triple(p) for p in node.parents]
             if isinstance(node.operation, Product):
-                found[index] = Bilinear.of(node.operation, [bounds.triple(p) for p in node.parents])
+                bounds.relaxations[index] = Bilinear.of(node.operation, arguments)
             elif isinstance(node.operation, Maximum):
-                found[index] = Largest.of(node.operation, *bounds.triple(node.parents[0]))
+                bounds.relaxations[index] = Largest.of(node.operation, *arguments[0])
             elif isinstance(node.operation, Activation):
-                found[index] = Elementwise.of(node.operation, *bounds.triple(node.parents[0]))
-        return found
+                bounds.relaxations[index] = Elementwise.of(node.operation, *arguments[0])
+        return bounds.relaxations
 
     def _interval(self, index: int, found: Bounds) -> None:
         node = self.graph.nodes[index]
@@ -184,8 +188,11 @@ class Propagation:
         if not bool(wanted.any()):
             return
         relaxations = self.relaxations(found, below=index)
-        if windows_pay(self.graph, index):
-            lower, upper = window_bounds(self.graph, index, wanted, region, relaxations)
+        if index not in self._fields:
+            self._fields[index] = paying_fields(self.graph, index)
+        fields = self._fields[index]
+        if fields is not None:
+            lower, upper = window_bounds(self.graph, index, wanted, region, relaxations, fields)
             found.low[index], found.high[index] = low.clone(), high.clone()
             found.low[index][wanted] = torch.maximum(low[wanted], lower)
             found.high[index][wanted] = torch.minimum(high[wanted], upper)
@@ -238,20 +245,10 @@ class Propagation:
         if index not in self._norms:
             slack = 1 + (math.prod(self.graph.source) + 4) * torch.finfo(region.x.dtype).eps
             self._norms[index] = slack * row_norms(self.graph, index, self.r, region.x)
-        middle = self._middle(index, region.x)
+        middle = self.graph.value(index, region.x)
         reach = region.t.view(-1, *(1,) * (middle.ndim - 1)) * self._norms[index]
         found.low[index] = torch.maximum(found.low[index], middle - reach)
         found.high[index] = torch.minimum(found.high[index], middle + reach)
-
-    def _middle(self, index: int, x: Tensor) -> Tensor:
-        values = {0: x}
-        for k in sorted(self.graph.ancestors[index]):
-            node = self.graph.nodes[k]
-            if isinstance(node.operation, Affine):
-                values[k] = node.operation.apply(values[node.parents[0]])
-            elif isinstance(node.operation, Add):
-                values[k] = sum(values[p] for p in node.parents[1:]) + values[node.parents[0]]
-        return values[index]
 
 
 def specification(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -51,13 +52,17 @@ class _Geometry:
         return _Geometry((before[0] + after[0], before[1] + after[1]), self.stride, before)  # type: ignore[arg-type]
 
 
-def windows_pay(graph: Graph, start: int) -> bool:
-    """Whether everything below a node is convolutional, and its units see a small part of the input."""
+Fields: TypeAlias = Mapping[int, _Geometry]
+"""The window of a unit on every map below it."""
+
+
+def paying_fields(graph: Graph, start: int) -> Fields | None:
+    """The windows of a node where everything below is convolutional and units see a small part of the input, else None."""
     fields = _fields(graph, start)
     if fields is None:
-        return False
+        return None
     field = fields[0]
-    return field.size[0] * field.size[1] <= _SHARE * graph.source[1] * graph.source[2]
+    return fields if field.size[0] * field.size[1] <= _SHARE * graph.source[1] * graph.source[2] else None
 
 
 def _fields(graph: Graph, start: int) -> dict[int, _Geometry] | None:
@@ -81,11 +86,9 @@ def _fields(graph: Graph, start: int) -> dict[int, _Geometry] | None:
 
 
 def window_bounds(
-    graph: Graph, start: int, wanted: Tensor, region: Region, relaxations: Mapping[int, Relaxation]
+    graph: Graph, start: int, wanted: Tensor, region: Region, relaxations: Mapping[int, Relaxation], fields: Fields
 ) -> tuple[Tensor, Tensor]:
     """Proved bounds, below and above, of the wanted units (n, *shape) of a node, in the order of `wanted.nonzero()`."""
-    fields = _fields(graph, start)
-    assert fields is not None
     units = wanted.nonzero()
     widest = max(math.prod(field.size) * graph.nodes[index].shape[0] for index, field in fields.items())
     parts = [
@@ -106,7 +109,7 @@ class _Pull:
         units: Tensor,
         region: Region,
         relaxations: Mapping[int, Relaxation],
-        fields: Mapping[int, _Geometry],
+        fields: Fields,
     ) -> None:
         self.graph, self.start, self.region, self.relaxations = graph, start, region, relaxations
         self.fields, (self.sample, self.channel, self.row, self.column) = fields, units.T
