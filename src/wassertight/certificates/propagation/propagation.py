@@ -222,8 +222,8 @@ class Propagation:
             a = torch.cat((hot, -hot), 1)
             both = lower_bounds(graph, index, a, region, relaxations, tight=False)
             lower, upper = both.chunk(2, dim=1)
-            low.scatter_(1, part, torch.maximum(low.gather(1, part), lower))
-            high.scatter_(1, part, torch.minimum(high.gather(1, part), -upper))
+            low = low.scatter(1, part, torch.maximum(low.gather(1, part), lower))
+            high = high.scatter(1, part, torch.minimum(high.gather(1, part), -upper))
         found.low[index], found.high[index] = low.view(shape), high.view(shape)
 
     def _undecided(self, index: int, low: Tensor, high: Tensor) -> Tensor:
