@@ -17,6 +17,7 @@ from torch.nn import functional
 from wassertight.certificates.propagation import activations, smooth
 from wassertight.certificates.propagation.activations import Activation, Enclosure, Hinge, Ramp
 from wassertight.certificates.propagation.curves import Curve
+from wassertight.certificates.propagation.steps import Step
 from wassertight.types import InputError, UnsupportedLayerError
 
 PIECEWISE: list[Activation] = [
@@ -369,3 +370,34 @@ def test_subnormal_ends_are_enclosed(dtype: torch.dtype) -> None:
     for low, high in ((torch.full_like(least, -1.25), least), (-least, torch.full_like(least, 1.25)), (-least, least)):
         for f in (activations.relu(), activations.leaky_relu(0.1), activations.absolute()):
             _check_sound(f, low, high, f.enclose(low, high))
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, -2.0])
+@dtypes
+def test_steps_lie_between_their_lines(threshold: float, closed: bool, dtype: torch.dtype) -> None:
+    step = Step(threshold=threshold, closed=closed)
+    generator = torch.Generator().manual_seed(0)
+    ends = (threshold + 2 * torch.randn(2, 4000, generator=generator, dtype=torch.float64)).to(dtype).sort(0).values
+    low, high = ends[0].clone(), ends[1].clone()
+    low[:3], high[:3] = threshold, torch.tensor([threshold, threshold + 1, threshold], dtype=dtype)
+    low[2] = threshold - 1
+    share = torch.linspace(0, 1, 41, dtype=torch.float64)[:, None]
+    points = torch.cat(
+        (low + share * (high - low).double(), torch.full((1, 4000), threshold).double().clamp(low, high))
+    )
+    values = step.apply(points.to(dtype)).double()
+    bottom, top = step.interval(low, high)
+    assert ((values >= bottom) & (values <= top)).all()
+    decided = (low > threshold + 1e-3) | (high < threshold - 1e-3)
+    assert (bottom == top)[decided].all()
+    choices = torch.rand(2, 4000, generator=generator).to(dtype)
+    areas = []
+    for pair in ((None, None), (choices[0], choices[1]), (torch.ones_like(low), torch.ones_like(low))):
+        lines = step.enclose(low, high, *pair)
+        below = lines.lower_slope.double() * points.to(dtype).double() + lines.lower_shift.double()
+        above = lines.upper_slope.double() * points.to(dtype).double() + lines.upper_shift.double()
+        assert (below <= values).all()
+        assert (above >= values).all()
+        areas.append(float((above - below).mean()))
+    assert areas[0] <= min(areas) + 1e-3

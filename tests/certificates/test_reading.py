@@ -172,12 +172,17 @@ def test_multi_head_attention(weights: bool, bias: bool) -> None:
     _reads(Of(lambda z, a: a(z, z, z)[1].flatten(1), a=same), TOKENS)
 
 
+def test_comparisons_with_numbers() -> None:
+    for compare in (lambda z: z > 0.5, lambda z: z >= 0.25, lambda z: z < 0.5, lambda z: z <= 0.7):
+        _reads(nn.Sequential(Of(lambda z, f=compare: f(z).to(z) * z), nn.Linear(6, 3)), (6,))
+
+
 def _random() -> Tensor:
     return 1e-9 * torch.randn(6)
 
 
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "comparison": (lambda z: (z > 0.5).to(z), r"gt \(gt, in layer 0\.1, Of\)"),
+    "comparison": (lambda z: (z > 1 - z).to(z), r"gt \(gt, in layer 0\.1, Of\).*comparison of two values"),
     "branch": (lambda z: z if bool(z.sum() > 0) else -z, "cannot be recorded.*branches on values"),
     "round": (lambda z: z.round(), "'round' has no bounds"),
     "integers": (lambda z: (255 * z).to(torch.int64).to(z) / 255, "int64"),

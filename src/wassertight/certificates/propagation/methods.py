@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 
 from wassertight.certificates.base import CertificateMethod, Proved, Task
+from wassertight.certificates.propagation.memory import fitting_batch
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.radii import PRECISIONS, RadiusSearch, Reading
 from wassertight.types import InputError, Passes
-
-_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +110,9 @@ def bracketed(
     reading = reading or Reading.of(task, method.precision)
     propagation = Propagation(reading.graph, task.threat.r, method=kind, rounding=reading.rounding)
     search = RadiusSearch(propagation, task.threat.bounds, method.tolerance, method.steps)
-    radii, size = torch.zeros(len(task.x), dtype=torch.float64, device=task.x.device), task.batch_size or _BATCH
+    radii = torch.zeros(len(task.x), dtype=torch.float64, device=task.x.device)
+    fitting = fitting_batch(reading.graph, reading.dtype, task.x.device)
+    size = min(task.batch_size or fitting, fitting)
     for begin in range(0, len(task.x), size):
         rows = slice(begin, begin + size)
         x, upper = task.x[rows].to(reading.dtype), task.upper[rows].to(device=task.x.device, dtype=reading.dtype)

@@ -19,7 +19,8 @@ from wassertight.certificates.propagation.affine_words import (
     viewed,
 )
 from wassertight.certificates.propagation.operations import Add, Maximum, Product
-from wassertight.certificates.propagation.reading import Handler, Reader, Ref
+from wassertight.certificates.propagation.reading import COMPARISONS, Handler, Reader, Ref
+from wassertight.certificates.propagation.steps import Step
 
 _ALMOST = 0.99
 """Share of a sum's least value that rounding cannot take away."""
@@ -191,6 +192,18 @@ def _prelu(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
     return activated(reader, a[0], act.prelu(weight.view(form) if weight.numel() > 1 else weight))
 
 
+def _compared(word: str) -> Handler:
+    """A comparison with a number: 1 where it holds, 0 elsewhere; z < c is 1 - (z >= c)."""
+
+    def handle(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
+        if not isinstance(a[0], Ref) or not isinstance(a[1], (int, float)):
+            raise reader.refuse("a comparison of two values that are not one value and one number")
+        step = activated(reader, a[0], Step(name=word, threshold=float(a[1]), closed=word in ("ge", "lt")))
+        return step if word in ("gt", "ge") else scaled(reader, step, -1.0, 1.0)
+
+    return handle
+
+
 _PIECEWISE: dict[str, Handler] = {
     **dict.fromkeys(("relu", "relu_"), _plain(act.relu)),
     **dict.fromkeys(
@@ -199,6 +212,7 @@ _PIECEWISE: dict[str, Handler] = {
             reader, a[0], act.leaky_relu(float(a[1] if len(a) > 1 else k.get("negative_slope", 0.01)))
         ),
     ),
+    **{word: _compared(word) for word in COMPARISONS},
     "abs": _plain(act.absolute),
     **dict.fromkeys(("clamp", "clamp_", "clip"), _clamp),
     "clamp_min": lambda reader, a, k: _clamp(reader, [a[0], a[1], None], {}),

@@ -71,6 +71,12 @@ class Propagation:
         self._norms: dict[int, Tensor] = {}
         self._fields: dict[int, Fields | None] = {}
 
+    def logits(self, z: Tensor) -> Tensor:
+        """The network as read, (n, classes)."""
+        for operation in self.entry:
+            z = operation.apply(z)
+        return self.graph.logits(z)
+
     def margins(self, region: Region, y: Tensor, *, method: str | None = None) -> Tensor:
         """Proved lower bound of the smallest `z_y - z_j`, j != y, as the model computes it; one number a sample."""
         method = method or self.method

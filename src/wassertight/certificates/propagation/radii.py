@@ -14,9 +14,12 @@ from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import assemble, record
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.geometry import conjugate, norm
 from wassertight.types import Bounds, InputError
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+_FIRST = 0.5
+"""Share of the distance to the boundary, by the gradient or an attack, at which the search begins."""
 _SMALL = 1024
 """Networks with at most this many hidden units are bounded in float64 when the precision is "auto"."""
 
@@ -55,9 +58,9 @@ class Reading:
 class RadiusSearch:
     """Bracketing of the largest t whose verified margin is positive; keeps the verified end.
 
-    The verified margin is a smooth, mostly concave function of t, so its root is estimated by the parabola (first the
-    line) through the last points, and the next trial lies just inside; a sample is done when its bracket is closed or
-    the estimate lies within the tolerance of what is verified.
+    The verified margin falls as `start - slope t - bend t**power`: its slope at 0 is the margin's own gradient, bend and
+    power are fitted to the ends of the bracket. The next trial lies just inside the model's root; a sample is done when
+    its bracket is closed or the root lies within the tolerance of what is verified.
     """
 
     def __init__(self, propagation: Propagation, bounds: Bounds, tolerance: float, steps: int) -> None:
@@ -67,23 +70,21 @@ class RadiusSearch:
         self.propagations = self.rounds = 0
         self.converged = True
 
-    def run(self, x: Tensor, y: Tensor, upper: Tensor | None) -> Tensor:
-        """Largest verified radius of every sample; inf where the whole box is verified."""
+    def run(self, x: Tensor, y: Tensor, upper: Tensor) -> Tensor:
+        """Largest verified radius of every sample; inf where the whole box is verified.
+
+        Args:
+            upper: distances known to flip (n,), inf where none is: where to search.
+        """
         r = self.propagation.r
         start = self.propagation.margins(self._region(x, x.new_zeros(len(x))), y, method="interval")
         if bool((start <= 0).any()):  # rounding alone may undo intervals of deep networks
             start = torch.maximum(start, self._margins(x, y, x.new_zeros(len(x))))
-        cap = covering_radius(x, r, self.bounds)
+        cap, slope = covering_radius(x, r, self.bounds), self._slope(x, y)
         low, low_margin = torch.zeros_like(start), start.clone()
         high, high_margin = torch.full_like(start, math.inf), torch.full_like(start, -math.inf)
-        known = torch.zeros_like(start, dtype=torch.bool) if upper is None else torch.isfinite(upper) & (upper > 0)
-        t = torch.zeros_like(start)
-        if not bool(known.all()):
-            t = self._guess(x, y, start, r)
-        if upper is not None:
-            t = torch.where(known, 0.6 * upper, t)
-        t = torch.minimum(t, cap)
-        third, third_margin = torch.zeros_like(start), start.clone()
+        straight = torch.minimum(start / slope, torch.where(upper > 0, upper, math.inf))
+        t = torch.minimum(torch.where(straight.isfinite(), _FIRST * straight, 1e-3), cap)
         active = start > 0
         for step in range(self.steps):
             rows = active.nonzero().squeeze(1)
@@ -93,13 +94,10 @@ class RadiusSearch:
             margin = self._margins(x[rows], y[rows], t[rows])
             good = margin > 0
             up, down = rows[good], rows[~good]
-            third[up], third_margin[up] = low[up], low_margin[up]
-            third[down], third_margin[down] = high[down], high_margin[down]
             low[up], low_margin[up] = t[up], margin[good]
             high[down], high_margin[down] = t[down], margin[~good]
-            whole = up[t[up] >= cap[up]]
-            low[whole] = math.inf
-            root = self._root(low, low_margin, high, high_margin, third, third_margin, start)
+            low[up[t[up] >= cap[up]]] = math.inf
+            root = self._root(low, low_margin, high, high_margin, start, slope)
             closed = torch.isfinite(high) & (high - low <= self.tolerance * high)
             near = (low > 0) & (root <= low * (1 + self.tolerance)) & torch.isfinite(high)
             done = closed | near | (low_margin <= 1e-9 * start) | torch.isinf(low)
@@ -109,29 +107,30 @@ class RadiusSearch:
         return torch.where(start > 0, low, 0.0)
 
     def _root(
-        self,
-        low: Tensor,
-        low_margin: Tensor,
-        high: Tensor,
-        high_margin: Tensor,
-        third: Tensor,
-        third_margin: Tensor,
-        start: Tensor,
+        self, low: Tensor, low_margin: Tensor, high: Tensor, high_margin: Tensor, start: Tensor, slope: Tensor
     ) -> Tensor:
         """Where the margin is expected to vanish."""
-        aim = 2e-10 * start
-        bracketed = torch.isfinite(high)
-        chord = low + (high - low) * (low_margin - aim) / (low_margin - high_margin)
-        chord = torch.where(high_margin.isfinite(), chord, (low + high) / 2)  # nothing is known there: halve
-        slope = (start - low_margin) / low.clamp_min(1e-30)
-        line = low + (low_margin - aim) / slope.clamp_min(1e-30)
-        # inverse quadratic through three points, where they are distinct and give a root inside the bracket
-        a, b, c = low_margin - aim, high_margin - aim, third_margin - aim
-        inverse = (
-            low * b * c / ((a - b) * (a - c)) + high * a * c / ((b - a) * (b - c)) + third * a * b / ((c - a) * (c - b))
-        )
-        usable = bracketed & torch.isfinite(third_margin) & (inverse > low) & (inverse < high)
-        return torch.where(usable, inverse, torch.where(bracketed, chord, line))
+        bracketed, aim = torch.isfinite(high), 2e-10 * start
+        mean = (start - low_margin) / low.clamp_min(1e-30)
+        if self.linear:
+            chord = low + (high - low) * (low_margin - aim) / (low_margin - high_margin)
+            return torch.where(bracketed, chord, low + (low_margin - aim) / mean.clamp_min(1e-30))
+        lag_low, lag_high = start - slope * low - low_margin, start - slope * high - high_margin
+        power = torch.log(lag_high / lag_low) / torch.log(high / low)
+        power = torch.where((lag_low > 0) & bracketed & power.isfinite(), power.clamp(1.2, 12.0), 3.0)
+        end, lag = torch.where(bracketed, high, low), torch.where(bracketed, lag_high, lag_low).clamp_min(0)
+        # where the margin fell slower than its gradient says: a line from the verified end, and a cubic to the other one
+        slower = (lag_low <= 0) & (low > 0)
+        rest = (low_margin - high_margin - mean * (high - low)).clamp_min(0)
+        left, right = low, torch.where(bracketed, high, 4 * low)
+        for _ in range(40):
+            middle = (left + right) / 2
+            fall = slope * middle + lag * (middle / end) ** power
+            cubic = torch.where(bracketed, rest * ((middle - low) / (high - low)) ** 3, 0.0)
+            fall = torch.where(slower, start - low_margin + mean * (middle - low) + cubic, fall)
+            below = fall < start - aim
+            left, right = torch.where(below, middle, left), torch.where(below, right, middle)
+        return torch.where(bracketed & high_margin.isinf(), (low + high) / 2, left)  # nothing is known there: halve
 
     def _next(self, step: int, low: Tensor, high: Tensor, root: Tensor) -> Tensor:
         """Just inside the expected root; every fourth step halves a bracket that does not close."""
@@ -146,24 +145,24 @@ class RadiusSearch:
         grown = torch.minimum(torch.maximum(further, 1.1 * low), 4 * low.clamp_min(1e-12))
         return torch.where(bracketed, inside, grown)
 
+    def _slope(self, x: Tensor, y: Tensor) -> Tensor:
+        """How fast the smallest margin falls at x: the dual norm of its gradient where the box leaves room."""
+        with torch.enable_grad():
+            z = x.detach().clone().requires_grad_()
+            logits = self.propagation.logits(z)
+            others = logits.scatter(1, y[:, None], -math.inf)
+            (g,) = torch.autograd.grad((logits.gather(1, y[:, None]).squeeze(1) - others.amax(1)).sum(), z)
+        g = g.nan_to_num()
+        if self.bounds is not None:
+            g = torch.where(torch.where(g > 0, x <= self.bounds[0], x >= self.bounds[1]), 0.0, g)
+        return norm(g, conjugate(self.propagation.r)).clamp_min(1e-30)
+
     def _margins(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
         self.propagations += len(x)
         return self.propagation.margins(self._region(x, t), y)
 
     def _region(self, x: Tensor, t: Tensor) -> Region:
         return Region.of(x, t, self.propagation.r, self.bounds)
-
-    def _guess(self, x: Tensor, y: Tensor, start: Tensor, r: float) -> Tensor:
-        """A first radius: a tiny probe's slope, extended half-way to its root."""
-        probe = 1e-3 * self._cover_scale(x, r)
-        drop = (start - self._margins(x, y, probe)).clamp_min(1e-30)
-        drop = torch.where(drop.isinf(), 100 * start.clamp_min(1e-30), drop)
-        return 0.7 * probe * start.clamp_min(0) / drop
-
-    def _cover_scale(self, x: Tensor, r: float) -> Tensor:
-        return torch.full(
-            (len(x),), x[0].numel() ** (0.0 if math.isinf(r) else 0.5 / r), dtype=x.dtype, device=x.device
-        )
 
 
 def _dtype(precision: str, graph: Graph, model: torch.dtype) -> torch.dtype:

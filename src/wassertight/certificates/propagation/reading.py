@@ -19,6 +19,8 @@ from wassertight.certificates.propagation.operations import Shape
 from wassertight.certificates.propagation.recording import held_constants, objection, place_of, record_model, word_of
 from wassertight.types import Model, UnsupportedLayerError
 
+COMPARISONS = ("gt", "ge", "lt", "le")
+"""Operations whose values, true or false, are read as 1 or 0."""
 _BATCH = 3
 """Examples the model is recorded on; their number marks the batch dimension."""
 
@@ -173,7 +175,7 @@ def _target(recorded: Any, reader: Reader) -> Any:
     for part in parts:
         if not isinstance(part, Tensor) or part.ndim == 0 or part.shape[0] != _BATCH:
             raise reader.refuse("its value is not one entry a sample (an operation across the batch dimension?)")
-        if part.dtype not in (torch.float32, torch.float64):
+        if part.dtype not in (torch.float32, torch.float64) and word_of(recorded.target) not in COMPARISONS:
             raise reader.refuse(f"its values are of {str(part.dtype).removeprefix('torch.')}, not float32 or float64")
         if part.dtype == torch.float32:
             reader.coarsest = torch.float32
