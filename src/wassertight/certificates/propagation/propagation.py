@@ -121,17 +121,18 @@ class Propagation:
 
     def relaxations(self, bounds: Bounds, below: int | None = None) -> dict[int, Relaxation]:
         """Enclosures of every operation that is not affine, or of those a node depends on."""
-        found: dict[int, Relaxation] = {}
         wanted = range(len(self.graph.nodes)) if below is None else sorted(self.graph.ancestors[below])
-        for index in wanted:
-            node = self.graph.nodes[index]
-            if isinstance(node.operation, Product):
-                found[index] = Bilinear.of(node.operation, [bounds.triple(p) for p in node.parents])
-            elif isinstance(node.operation, Maximum):
-                found[index] = Largest.of(node.operation, *bounds.triple(node.parents[0]))
-            elif isinstance(node.operation, Activation):
-                found[index] = Elementwise.of(node.operation, *bounds.triple(node.parents[0]))
-        return found
+        return {index: self.relaxation(index, bounds) for index in wanted if not self.graph.nodes[index].affine}
+
+    def relaxation(self, index: int, bounds: Bounds) -> Relaxation:
+        """The enclosure of one operation that is not affine."""
+        node = self.graph.nodes[index]
+        if isinstance(node.operation, Product):
+            return Bilinear.of(node.operation, [bounds.triple(p) for p in node.parents])
+        if isinstance(node.operation, Maximum):
+            return Largest.of(node.operation, *bounds.triple(node.parents[0]))
+        assert isinstance(node.operation, Activation)
+        return Elementwise.of(node.operation, *bounds.triple(node.parents[0]))
 
     def _interval(self, index: int, found: Bounds) -> None:
         node = self.graph.nodes[index]

@@ -40,6 +40,11 @@ class Region:
             low, high = low.clamp_min(bounds[0]), high.clamp_max(bounds[1])
         return cls(x=x, t=t, r=r, low=low, high=high)
 
+    def split(self, size: int) -> list[Region]:
+        """The regions of so many samples at once."""
+        parts = (torch.split(v, size) for v in (self.x, self.t, self.low, self.high))
+        return [Region(x=x, t=t, r=self.r, low=low, high=high) for x, t, low, high in zip(*parts, strict=True)]
+
     def minimum(self, a: Tensor, *, tight: bool) -> Tensor:
         """`min over the region of <a, z>` for coefficients (n, m, *features), shape (n, m).
 
