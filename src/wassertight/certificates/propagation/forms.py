@@ -40,7 +40,6 @@ class Forms:
         return _sum(self.mid, self.gap)
 
 
-
 class Forwarding:
     """Pushes forms through operations, over one batch of regions.
 
@@ -52,7 +51,11 @@ class Forwarding:
     def __init__(self, region: Region, rounding: Rounding) -> None:
         x, dtype = region.x.flatten(1), region.x.dtype
         self.around = Region(
-            x=torch.zeros_like(x), t=region.t, r=region.r, low=region.low.flatten(1) - x, high=region.high.flatten(1) - x
+            x=torch.zeros_like(x),
+            t=region.t,
+            r=region.r,
+            low=region.low.flatten(1) - x,
+            high=region.high.flatten(1) - x,
         )
         self.reach = torch.cat((torch.ones_like(x[:, :1]), torch.maximum(-self.around.low, self.around.high)), 1)
         self.own = Rounding(unit=torch.finfo(dtype).eps if rounding.unit else 0.0)
@@ -107,7 +110,9 @@ class Forwarding:
 
     def size(self, forms: Forms) -> Tensor:
         """Sum of the magnitudes of a form's terms over the region's box, (n, *shape)."""
-        parts = (torch.einsum("nr,nrk->nk", self.reach[:, : f.shape[1]], f.abs().flatten(2)) for f in (forms.mid, forms.gap))
+        parts = (
+            torch.einsum("nr,nrk->nk", self.reach[:, : f.shape[1]], f.abs().flatten(2)) for f in (forms.mid, forms.gap)
+        )
         return sum(parts, torch.zeros(())).view_as(forms.mid[:, 0])
 
     def _elementwise(self, relaxation: Elementwise, forms: Forms) -> Forms:

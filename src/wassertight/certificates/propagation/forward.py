@@ -33,15 +33,15 @@ class FormBounds(Bounds):
     forms: dict[int, Forms]
 
 
-class ForwardPropagation(Propagation):
+class Forward(Propagation):
     """Bounds of one graph under one ground norm by forward forms.
 
     Args:
         graph, r, rounding: as for Propagation.
-        backward: whether final margins are pulled back through the enclosures instead of read off the forms.
+        backward: whether final margins are pulled back through the enclosures, or read off the forms.
     """
 
-    def __init__(self, graph: Graph, r: float, *, backward: bool = False, rounding: Rounding) -> None:
+    def __init__(self, graph: Graph, r: float, *, backward: bool = True, rounding: Rounding) -> None:
         super().__init__(graph, r, method="crown" if backward else "forward", rounding=rounding)
         graph, last = self.graph, len(self.graph.nodes) - 1
         self.end = graph.nodes[last].parents[0] if isinstance(graph.nodes[last].operation, Affine) else last
@@ -55,7 +55,7 @@ class ForwardPropagation(Propagation):
         if (method or self.method) == "interval":
             return super().margins(region, y, method=method)
         parts = zip(region.split(self.most), torch.split(y, self.most), strict=True)
-        return torch.cat([super(ForwardPropagation, self).margins(*part, method=method) for part in parts])
+        return torch.cat([super(Forward, self).margins(*part, method=method) for part in parts])
 
     def bounds(self, region: Region, method: str | None = None) -> Bounds:
         """Bounds of every node, over a region that has been entered: intervals, sharpened by forms where they matter."""
@@ -101,3 +101,10 @@ class ForwardPropagation(Propagation):
         linear = bounds.forwarding.pulled(a, shift, bounds.forms[self.end])
         linear = linear - (spec.abs() @ bounds.error[last][:, :, None]).squeeze(2)
         return torch.where(bounds.lost[:, None], best, torch.fmax(best, linear))
+
+
+def propagation_of(kind: str, graph: Graph, r: float, rounding: Rounding) -> Propagation:
+    """Bounds by "interval", "crown-ibp", "crown", "forward", or "forward-backward": forms inside, margins pulled back."""
+    if kind.startswith("forward"):
+        return Forward(graph, r, backward=kind == "forward-backward", rounding=rounding)
+    return Propagation(graph, r, method=kind, rounding=rounding)

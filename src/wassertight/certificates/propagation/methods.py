@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from wassertight.certificates.base import CertificateMethod, Proved, Task
 from wassertight.certificates.propagation.branching import Effort, Search
+from wassertight.certificates.propagation.forward import propagation_of
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.radii import PRECISIONS, RadiusSearch, Reading
 from wassertight.threats import ThreatModel
@@ -23,6 +24,18 @@ from wassertight.types import InputError, Passes, Status
 _BATCH = 64
 _CLOSED = 0.01
 """A bracket narrower than this, relatively, is not worth branching."""
+
+
+@runtime_checkable
+class _Settings(Protocol):
+    """What bracketing asks of a method."""
+
+    @property
+    def tolerance(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +72,11 @@ class LinearPropagation(CertificateMethod):
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
+        check_settings(self.tolerance, self.steps, self.precision)
 
     def prove(self, task: Task) -> Proved:
         """Radii by CROWN."""
-        return _bracketed(self, task, "crown")
+        return bracketed(self, task, "crown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +94,11 @@ class IntervalPropagation(CertificateMethod):
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
+        check_settings(self.tolerance, self.steps, self.precision)
 
     def prove(self, task: Task) -> Proved:
         """Radii by intervals."""
-        return _bracketed(self, task, "interval")
+        return bracketed(self, task, "interval")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +118,11 @@ class CrownIBP(CertificateMethod):
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _check(self.tolerance, self.steps, self.precision)
+        check_settings(self.tolerance, self.steps, self.precision)
 
     def prove(self, task: Task) -> Proved:
         """Radii by CROWN-IBP."""
-        return _bracketed(self, task, "crown-ibp")
+        return bracketed(self, task, "crown-ibp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +151,7 @@ class BranchAndBound(CertificateMethod):
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _check(self.tolerance, self.leaves, self.precision)
+        check_settings(self.tolerance, self.leaves, self.precision)
         if not self.seconds > 0:
             raise InputError(f"seconds must be positive, got {self.seconds}")
         for name in ("batch", "ascents", "tries"):
@@ -148,7 +161,7 @@ class BranchAndBound(CertificateMethod):
     def prove(self, task: Task) -> Proved:
         """CROWN's radii first, as upper ends allow, then the search of every open sample."""
         reading = Reading.of(task, self.precision)
-        first = _bracketed(LinearPropagation(precision=self.precision), task, "crown", reading)
+        first = bracketed(LinearPropagation(precision=self.precision), task, "crown", reading)
         return self.improve(task, first, range(len(task.x)), reading)
 
     def improve(
@@ -211,7 +224,7 @@ class Auto(CertificateMethod):
     def prove(self, task: Task) -> Proved:
         """CROWN everywhere, then one open sample after the other."""
         reading = Reading.of(task, self.precision)
-        proved = _bracketed(LinearPropagation(precision=self.precision), task, "crown", reading)
+        proved = bracketed(LinearPropagation(precision=self.precision), task, "crown", reading)
         end = time.perf_counter() + (float("inf") if self.total is None else self.total)
         method = BranchAndBound(seconds=self.seconds, precision=self.precision)
         quiet = dataclasses.replace(task, progress=None)
@@ -247,14 +260,12 @@ def matters(radii: Tensor, upper: Tensor, weights: Tensor, threat: ThreatModel) 
     return [int(i) for i in radii.argsort() if threat.radius > 0 and bool(ajar[i])]
 
 
-def _bracketed(
-    method: LinearPropagation | IntervalPropagation | CrownIBP, task: Task, kind: str, reading: Reading | None = None
-) -> Proved:
-    """Radii by batched bracketing."""
+def bracketed(method: _Settings, task: Task, kind: str, reading: Reading | None = None) -> Proved:
+    """Radii by batched bracketing, with bounds of a kind (see `forward.propagation_of`)."""
     if len(task.x) == 0:
         return Proved(radii=torch.zeros(0, dtype=torch.float64, device=task.x.device), assumptions=())
     reading = reading or Reading.of(task, method.precision)
-    propagation = Propagation(reading.graph, task.threat.r, method=kind, rounding=reading.rounding)
+    propagation = propagation_of(kind, reading.graph, task.threat.r, reading.rounding)
     search = RadiusSearch(propagation, task.threat.bounds, method.tolerance, method.steps)
     radii, size = torch.zeros(len(task.x), dtype=torch.float64, device=task.x.device), task.batch_size or _BATCH
     for begin in range(0, len(task.x), size):
@@ -272,7 +283,8 @@ def _bracketed(
     )
 
 
-def _check(tolerance: float, steps: int, precision: str) -> None:
+def check_settings(tolerance: float, steps: int, precision: str) -> None:
+    """Refuse what no method takes."""
     if not 0 < tolerance < 1 or steps < 1 or precision not in ("auto", *PRECISIONS):
         raise InputError(
             f"tolerance must be in (0, 1), steps and leaves >= 1 and precision one of auto, {', '.join(PRECISIONS)}; "
