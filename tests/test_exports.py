@@ -18,8 +18,8 @@ PUBLIC = {
         "WDAPlusPlus", "compare_supports", "conclude",
     ],
     "wassertight.certificates": [
-        "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "CrownIBP", "Gap",
-        "IntervalPropagation", "LinearPropagation", "Population", "Proved", "Task", "accuracy_curves", "area_under",
+        "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "CrownIBP",
+        "ForwardPropagation", "Gap", "InputSplit", "IntervalPropagation", "LinearPropagation", "Population", "Proved", "Task", "accuracy_curves", "area_under",
     ],
     "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [

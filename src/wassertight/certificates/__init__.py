@@ -6,6 +6,8 @@ from wassertight.certificates.propagation import (
     Auto,
     BranchAndBound,
     CrownIBP,
+    ForwardPropagation,
+    InputSplit,
     IntervalPropagation,
     LinearPropagation,
 )
@@ -19,7 +21,9 @@ __all__ = [
     "Certificate",
     "CertificateMethod",
     "CrownIBP",
+    "ForwardPropagation",
     "Gap",
+    "InputSplit",
     "IntervalPropagation",
     "LinearPropagation",
     "Population",

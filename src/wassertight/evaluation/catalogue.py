@@ -214,6 +214,18 @@ _CERTIFICATES = (
         "auto", "Auto", "crown, then branch and bound only on samples that can still move the value", "2103.06624"
     ),
     _certificate("bab", "BranchAndBound", "optimised slopes and branch and bound on every sample", "2103.06624"),
+    _certificate(
+        "input-split",
+        "InputSplit",
+        "crown, then division of the input, for few coordinates and smooth networks",
+        "2103.06624",
+    ),
+    _certificate(
+        "forward",
+        "ForwardPropagation",
+        "linear forms pushed forward, for wide layers and few coordinates of the input",
+        "2002.12920",
+    ),
     _certificate("crown-ibp", "CrownIBP", "intervals inside, backward linear bounds of the margins", "1906.06316"),
     _certificate(
         "interval",
@@ -264,7 +276,7 @@ def certificate_methods() -> tuple[Method, ...]:
     """All certificates, the default first.
 
     >>> [method.name for method in certificate_methods()]
-    ['crown', 'auto', 'bab', 'crown-ibp', 'interval']
+    ['crown', 'auto', 'bab', 'input-split', 'forward', 'crown-ibp', 'interval']
     """
     return _CERTIFICATES
 

@@ -39,7 +39,7 @@ def lower_bounds(
         tight: whether ball and box are met together at the input, or only the better of the two is used.
         multipliers: for some nodes signed Lagrange multipliers b (n, m, *shape) and points s: `<b, v - s>` is added to
             the row, which is sound where the node's values satisfy `<b, v - s> <= 0`.
-        seen: filled with the rows that arrive at every operation that is not affine.
+        seen: filled with the rows that arrive at every operation that is not affine, and at the input.
 
     Returns:
         (n, m).
@@ -87,6 +87,8 @@ def _pulled(
             constant = constant + shift
         for parent, part in zip(node.parents, pulled, strict=True):
             rows[parent] = rows[parent] + part if parent in rows else part
+    if seen is not None and 0 in rows:
+        seen[0] = rows[0]
     return rows.get(0), constant
 
 

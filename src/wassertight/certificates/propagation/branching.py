@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wassertight.certificates.propagation.growing import Trial, grow
 from wassertight.certificates.propagation.propagation import Bounds, Propagation, specification
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
@@ -104,32 +105,15 @@ class Search:
         self.x = x[None].to(self.dtype)
         self.spec = specification(y[None], self.graph.classes, self.dtype)[0]
         self.leaves = self._first(len(self.spec))
-        begun = time.perf_counter()
-        end, tolerance = begun + self.effort.seconds, self.effort.tolerance
-        if goal is not None:
-            return goal if self._verify(goal, end) else proved
-        cover = float(covering_radius(self.x, self.propagation.r, self.box))
-        low, high = proved, ceiling
-        failed, share = math.inf, 0.25
-        while time.perf_counter() < end and low < (1 - tolerance) * high:
-            top = min(high, failed)
-            t = min(cover, low + share * (top - low if top < math.inf else max(low, 1e-6)))
-            left = end - time.perf_counter()
-            slice_begun = time.perf_counter()
-            if self._verify(t, slice_begun + (0.5 * left if failed < math.inf else 0.35 * left)):
-                quick = time.perf_counter() - slice_begun < 0.05 * self.effort.seconds
-                low, share = t, min(0.8, share * 1.3) if quick else share
-                if t >= cover:
-                    return math.inf
-            else:
-                failed, share = t, 0.5
-                if len(self.leaves) >= self.effort.leaves:
-                    break
-                if failed - low <= tolerance * failed:
-                    failed = math.inf
-                    if high == math.inf:
-                        break
-        return low
+        self.cover = float(covering_radius(self.x, self.propagation.r, self.box))
+        return grow(self._try, proved, ceiling, self.effort.tolerance, self.effort.seconds, goal)
+
+    def _try(self, t: float, deadline: float) -> Trial:
+        if t >= self.cover:
+            return Trial(proved=math.inf) if self._verify(self.cover, deadline) else Trial()
+        if self._verify(t, deadline):
+            return Trial(proved=t)
+        return Trial(spent=len(self.leaves) >= self.effort.leaves)
 
     def _first(self, rows: int) -> _Leaves:
         units, like = sum(self.sizes), self.x

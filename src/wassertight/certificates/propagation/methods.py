@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 
 from wassertight.certificates.base import CertificateMethod, Proved, Task
+from wassertight.certificates.propagation.forward import propagation_of
 from wassertight.certificates.propagation.memory import fitting_batch
-from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.radii import PRECISIONS, RadiusSearch, Reading
 from wassertight.types import InputError, Passes
+
+
+@runtime_checkable
+class _Settings(Protocol):
+    """What bracketing asks of a method."""
+
+    @property
+    def tolerance(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +113,12 @@ class CrownIBP(CertificateMethod):
         return bracketed(self, task, "crown-ibp")
 
 
-def bracketed(
-    method: LinearPropagation | IntervalPropagation | CrownIBP, task: Task, kind: str, reading: Reading | None = None
-) -> Proved:
-    """Radii by batched bracketing."""
+def bracketed(method: _Settings, task: Task, kind: str, reading: Reading | None = None) -> Proved:
+    """Radii by batched bracketing, with bounds of a kind (see `forward.propagation_of`)."""
     if len(task.x) == 0:
         return Proved(radii=torch.zeros(0, dtype=torch.float64, device=task.x.device), assumptions=())
     reading = reading or Reading.of(task, method.precision)
-    propagation = Propagation(reading.graph, task.threat.r, method=kind, rounding=reading.rounding)
+    propagation = propagation_of(kind, reading.graph, task.threat.r, reading.rounding)
     search = RadiusSearch(propagation, task.threat.bounds, method.tolerance, method.steps)
     radii = torch.zeros(len(task.x), dtype=torch.float64, device=task.x.device)
     fitting = fitting_batch(reading.graph, reading.dtype, task.x.device)

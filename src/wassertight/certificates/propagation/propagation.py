@@ -127,17 +127,23 @@ class Propagation:
     def relaxations(self, bounds: Bounds, below: int | None = None) -> dict[int, Relaxation]:
         """Enclosures of every operation that is not affine, at least of those a node depends on; each is built once."""
         for index in range(len(self.graph.nodes)) if below is None else self.graph.ancestors[below]:
+            if not self.graph.nodes[index].affine:
+                self.relaxation(index, bounds)
+        return bounds.relaxations
+
+    def relaxation(self, index: int, bounds: Bounds) -> Relaxation:
+        """The enclosure of one operation that is not affine, whose arguments are bounded for good."""
+        if index not in bounds.relaxations:
             node = self.graph.nodes[index]
-            if node.affine or index in bounds.relaxations:
-                continue
             arguments = [bounds.triple(p) for p in node.parents]
             if isinstance(node.operation, Product):
                 bounds.relaxations[index] = Bilinear.of(node.operation, arguments)
             elif isinstance(node.operation, Maximum):
                 bounds.relaxations[index] = Largest.of(node.operation, *arguments[0])
-            elif isinstance(node.operation, Activation):
+            else:
+                assert isinstance(node.operation, Activation)
                 bounds.relaxations[index] = Elementwise.of(node.operation, *arguments[0])
-        return bounds.relaxations
+        return bounds.relaxations[index]
 
     def _interval(self, index: int, found: Bounds) -> None:
         node = self.graph.nodes[index]

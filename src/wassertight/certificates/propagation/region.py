@@ -1,4 +1,4 @@
-"""Input regions - an l_r ball cut by the box, one a sample - and exact minima of linear forms over them."""
+"""Input regions - an l_r ball cut by a box, one a sample - and exact minima of linear forms over them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Region:
     """`{z : ||z - x_i||_r <= t_i, low <= z <= high}` for every sample.
 
     Attributes:
-        x: centres (n, *features).
+        x: centres (n, *features); for r = 2 they may lie outside the box.
         t: radii (n,).
         low, high: the smallest enclosing box of each region, (n, *features).
     """
@@ -40,6 +40,34 @@ class Region:
             low, high = low.clamp_min(bounds[0]), high.clamp_max(bounds[1])
         return cls(x=x, t=t, r=r, low=low, high=high)
 
+    def split(self, size: int) -> list[Region]:
+        """The regions of so many samples at once."""
+        parts = (torch.split(v, size) for v in (self.x, self.t, self.low, self.high))
+        return [Region(x=x, t=t, r=self.r, low=low, high=high) for x, t, low, high in zip(*parts, strict=True)]
+
+    def cut(self, low: Tensor, high: Tensor) -> tuple[Region, Tensor]:
+        """The part of every region between low and high (n, *features), and where nothing is left of it (n,).
+
+        Every coordinate outside the cell is forced to move, which leaves less of the radius to the others: their box
+        shrinks, and for r = 1 the part is exactly a smaller ball about the cell's nearest point.
+        """
+        low, high = torch.maximum(self.low, low), torch.minimum(self.high, high)
+        if math.isinf(self.r):
+            empty = (low > high).flatten(1).any(1)
+            return Region(x=self.x, t=self.t, r=self.r, low=low, high=torch.maximum(low, high)), empty
+        forced = torch.maximum(low - self.x, self.x - high).clamp_min(0)
+        away = norm(forced.flatten(1), self.r)
+        radius = self.t * (1 + (8 + 2 * self.x[0].numel()) * torch.finfo(self.x.dtype).eps)
+        empty = (low > high).flatten(1).any(1) | (away > radius)
+        wide = (-1, *(1,) * (self.x.ndim - 1))
+        left = (radius**self.r - away**self.r).clamp_min(0)
+        reach = (left.view(wide) + forced**self.r) ** (1 / self.r)
+        low, high = torch.maximum(low, self.x - reach), torch.minimum(high, self.x + reach)
+        high = torch.maximum(low, high)
+        if self.r == 2:
+            return Region(x=self.x, t=self.t, r=2, low=low, high=high), empty
+        return Region(x=torch.clamp(self.x, low, high), t=left, r=1, low=low, high=high), empty
+
     def minimum(self, a: Tensor, *, tight: bool) -> Tensor:
         """`min over the region of <a, z>` for coefficients (n, m, *features), shape (n, m).
 
@@ -59,7 +87,9 @@ class Region:
             return centre - torch.minimum(ball, box)
         if self.r == 1:
             return centre - self._greedy(size, room)
-        return centre - torch.minimum(torch.minimum(ball, box), self._dual(size, room))
+        inside = bool(((x >= low) & (x <= high)).all())
+        least = None if inside else torch.where(flat > 0, (x - high).mT, (low - x).mT)
+        return centre - torch.minimum(torch.minimum(ball, box), self._dual(size, room, least))
 
     def _greedy(self, size: Tensor, room: Tensor) -> Tensor:
         """Largest `sum size * d` with `sum d <= t`, `0 <= d <= room`: steepest coordinates first."""
@@ -69,23 +99,29 @@ class Region:
         take = torch.minimum((self.t[:, None, None] - before).clamp_min(0), space)
         return (order.values * take).sum(2)
 
-    def _dual(self, size: Tensor, room: Tensor) -> Tensor:
-        """Upper bound of `max sum size * d`, `||d||_2 <= t`, `0 <= d <= room`.
+    def _dual(self, size: Tensor, room: Tensor, least: Tensor | None) -> Tensor:
+        """Upper bound of `max sum size * d`, `||d||_2 <= t`, `least <= d <= room`; least None where it is never above 0.
 
-        For every s > 0 the value `sum_k max_{d <= room} (size d - d^2 / (2 s)) + t^2 / (2 s)` is a bound; the maximiser
-        is `d = min(s * size, room)`. Bisection finds the s with `||d||_2 = t`; any s is sound.
+        For every s > 0 the value `sum_k max_d (size d - d^2 / (2 s)) + t^2 / (2 s)` is a bound; the maximiser is
+        `s * size` clipped to its range. Bisection finds the s with `||d||_2 = t`; any s is sound.
         """
+
+        def step(s: Tensor) -> Tensor:
+            d = torch.minimum(s[..., None] * size, room)
+            return d if least is None else torch.maximum(d, least)
+
         target = self.t[:, None] ** 2
         low = self.t[:, None] / norm(size.flatten(0, 1), 2.0).view(size.shape[:2]).clamp_min(1e-30)
         high = low * 4
         for _ in range(8):
-            short = (torch.minimum(high[..., None] * size, room) ** 2).sum(2) < target
-            high = torch.where(short, high * 8, high)
+            high = torch.where((step(high) ** 2).sum(2) < target, high * 8, high)
+            if least is not None:
+                low = torch.where((step(low) ** 2).sum(2) > target, low / 8, low)
         for _ in range(40):
             middle = (low * high).sqrt()
-            short = (torch.minimum(middle[..., None] * size, room) ** 2).sum(2) < target
+            short = (step(middle) ** 2).sum(2) < target
             low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-        d = torch.minimum(low[..., None] * size, room)
+        d = step(low)
         return (size * d).sum(2) + ((target - (d**2).sum(2)) / (2 * low.clamp_min(1e-30))).clamp_min(0)
 
 
