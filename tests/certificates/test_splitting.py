@@ -108,7 +108,7 @@ def _distances(model: nn.Module, x: Tensor, y: Tensor, r: float) -> Tensor:
     d, found = x.shape[1], []
     for centre, label in zip(x, y, strict=True):
         best, near, width = math.inf, torch.full((d,), 0.5, dtype=torch.float64), 0.5
-        for count in ({2: 601, 3: 81}[d], *[{2: 101, 3: 41}[d]] * 6):
+        for count in ({2: 401, 3: 81}[d], *[{2: 81, 3: 41}[d]] * 6):
             axes = [(c + width * torch.linspace(-1, 1, count, dtype=torch.float64)).clamp(0, 1) for c in near]
             grid = torch.cartesian_prod(*axes)
             lengths = norm(grid - centre, r).masked_fill(model(grid).argmax(1) == label, math.inf)
@@ -129,12 +129,12 @@ QUICK = [(2, 1.0, nn.Tanh), (2, 2.0, nn.Sigmoid), (2, math.inf, nn.ReLU)]
 )
 def test_radii_reach_the_true_distance(d: int, r: float, activation: type[nn.Module]) -> None:
     model = _network(d, 1, activation)
-    x, y = _data(model, d, 3)
+    x, y = _data(model, d, 2)
     ball = PointwiseBall(radius=0.1, r=r, bounds=(0.0, 1.0))
     true = _distances(model, x, y, r)
     assert torch.isfinite(true).all()
     crown = LinearPropagation()(model, x, y, ball).radii.values
-    found = InputSplit(seconds=20)(model, x, y, ball)
+    found = InputSplit(seconds=20, tolerance=5e-3)(model, x, y, ball)
     radii = found.radii.values
     assert (radii <= true).all()
     assert (radii >= 0.99 * true).all()
@@ -187,15 +187,35 @@ def test_time_and_cells_are_limited() -> None:
         graph = read_graph(model, x, dtype=torch.float64, device=torch.device("cpu"))
         propagation = Propagation(graph, math.inf, rounding=Rounding.between(torch.float64, torch.float64))
         begun = time.perf_counter()
-        search = InputSearch(propagation, (0.0, 1.0), seconds=0.5, leaves=10**6, batch=8)
+        search = InputSearch(propagation, (0.0, 1.0), seconds=0.3, leaves=10**6, batch=8)
         search.run(x, y, 0.0, math.inf, 1e-4)
-        assert 0.4 < time.perf_counter() - begun < 3
+        assert 0.3 <= time.perf_counter() - begun < 3
         assert not search.converged
         short = InputSearch(propagation, (0.0, 1.0), seconds=60.0, leaves=40, batch=8)
         radius = short.run(x, y, 0.0, math.inf, 1e-4)
         assert time.perf_counter() - begun < 30
         assert radius > 0
         assert len(short.cells) <= 48
+
+
+@pytest.mark.parametrize("r", ORDERS)
+def test_finished_cells_lie_in_the_ball(r: float) -> None:
+    """What a larger radius adds nothing to: all corners, cut to the box, are in the ball."""
+    model = _network(2, 5)
+    x, y = _data(model, 2, 1)
+    with torch.no_grad():
+        graph = read_graph(model, x, dtype=torch.float64, device=torch.device("cpu"))
+        propagation = Propagation(graph, r, rounding=Rounding.between(torch.float64, torch.float64))
+        search = InputSearch(propagation, (0.0, 1.0), seconds=10, leaves=50, batch=16)
+        radius = search.run(x, y, 0.05, math.inf, 0.05)
+        cells = search.cells
+        low, high = cells.low.clamp_min(0), cells.high.clamp_max(1)
+        corners = torch.stack([torch.stack((a[:, 0], b[:, 1]), 1) for a in (low, high) for b in (low, high)])
+        far = norm((corners - x).flatten(0, 1), r).view(4, -1).amax(0)
+        assert (far[cells.reached.isinf()] <= 1.1 * radius).all()  # the last radius tried may have failed
+        for t in far.tolist():
+            assert torch.equal(search._inside(cells, 1.01 * t), far <= 1.01 * t * (1 - 1e-6))
+            assert not bool(search._inside(cells, t)[far >= t].any())
 
 
 def test_growing_meets_what_can_be_proved() -> None:

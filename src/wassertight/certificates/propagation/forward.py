@@ -71,13 +71,7 @@ class Forward(Propagation):
             if index not in self.carried:
                 continue
             node = graph.nodes[index]
-            parents = [forms[p] for p in node.parents]
-            if isinstance(node.operation, Affine):
-                forms[index] = forwarding.affine(node.operation, parents[0])
-            elif isinstance(node.operation, Add):
-                forms[index] = forwarding.sum(parents)
-            else:
-                forms[index] = forwarding.relaxed(self.relaxation(index, found), parents)
+            forms[index] = self.pushed(index, found, [forms[p] for p in node.parents])
             for p in set(node.parents):
                 if last_use[p] == index and p != self.end:
                     del forms[p]
@@ -86,6 +80,15 @@ class Forward(Propagation):
                 found.low[index] = torch.fmax(found.low[index], low)
                 found.high[index] = torch.maximum(torch.fmin(found.high[index], high), found.low[index])
         return found
+
+    def pushed(self, index: int, bounds: FormBounds, parents: list[Forms]) -> Forms:
+        """Forms of a node from those of its parents, over the intervals of its arguments."""
+        operation = self.graph.nodes[index].operation
+        if isinstance(operation, Affine):
+            return bounds.forwarding.affine(operation, parents[0])
+        if isinstance(operation, Add):
+            return bounds.forwarding.sum(parents)
+        return bounds.forwarding.relaxed(self.relaxation(index, bounds), parents)
 
     def final(self, region: Region, bounds: Bounds, spec: Tensor, method: str | None = None) -> Tensor:
         """As for Propagation."""
