@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from wassertight.cli import options as opt
+from wassertight.errors import InputError
 
 Method = Annotated[
     str,
@@ -14,6 +15,13 @@ Method = Annotated[
         "--certificate", "--method", "-c", help="A name from 'wassertight list methods'.", rich_help_panel="Methods"
     ),
 ]
+LossName = Annotated[
+    str | None,
+    typer.Option(
+        "--loss", "-l", help="Bound this expected loss instead of the accuracy: cross-entropy (ce) or margin.",
+        rich_help_panel="Methods",
+    ),
+]  # fmt: skip
 
 
 def certify(
@@ -28,6 +36,7 @@ def certify(
     bounds: opt.BoundsText = "0,1",
     method: Method = "crown",
     setting: opt.Settings = None,
+    loss: LossName = None,
     population: opt.AroundTheLaw = False,
     confidence: opt.Confidence = None,
     label_cost: opt.LabelCost = None,
@@ -51,8 +60,17 @@ def certify(
     change (--label-cost), about data not seen (--population). It may be
     loose: 'wassertight evaluate' shows an attack's bound beside it.
 
+    [bold]Expected losses.[/bold] With --loss the worst-case expected loss is bracketed:
+    an attack's value below, the smallest of several proved bounds above.
+
     The attacked half of the record is null. More: docs/certificates.md.
     """
+    if loss is not None:
+        if population or confidence is not None or label_cost is not None or run_dir is not None:
+            raise InputError("--loss goes without --population, --confidence, --label-cost and --run-dir")
+        from wassertight.cli.studies import loss_bracket
+
+        return loss_bracket(model, data, threat, n, batch_size, seed, bounds, loss, as_json=as_json, quiet=quiet)
     from wassertight.cli.running import Order, carry_out
 
     return carry_out(

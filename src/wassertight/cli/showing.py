@@ -33,13 +33,14 @@ def print_table(record: Record) -> None:
             screen.print()
             screen.print(table)
     if record.assumptions:
-        _print_list("What is certified rests on:", record.assumptions)
+        print_list("What is certified rests on:", record.assumptions)
     if record.claim is not None:
-        _print_list("The last table rests on:", record.claim.assumptions)
+        print_list("The last table rests on:", record.claim.assumptions)
     sys.stdout.write("\n")
 
 
-def _print_list(title: str, texts: Sequence[str]) -> None:
+def print_list(title: str, texts: Sequence[str]) -> None:
+    """A title and its points on standard output."""
     sys.stdout.write(f"\n{title}\n" + "".join(f"  - {text}\n" for text in texts))
     sys.stdout.flush()
 

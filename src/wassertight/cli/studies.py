@@ -1,4 +1,4 @@
-"""The commands `loss` and `supports`: worst-case expected losses, and how many atoms a worst-case law needs."""
+"""The commands `loss`, `lipschitz` and `supports`, and `certify --loss`: studies with tables of their own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ Grid = Annotated[int, typer.Option("--grid", help="Radii at which growth is samp
 Searches = Annotated[
     int, typer.Option("--searches", help="Independent searches: candidate atoms a sample.", rich_help_panel="Methods")
 ]
+Norms = Annotated[
+    list[str] | None, typer.Option("--norm", help="Linf, L2 or L1; repeat for several. All three by default.")
+]
+Exact = Annotated[bool, typer.Option("--exact", help="Search activation cells (ReLU networks), anytime.")]
+Seconds = Annotated[float, typer.Option("--seconds", help="Time of every exact search.")]
 
 
 def loss(
@@ -54,6 +59,87 @@ def loss(
         )
     columns = ("threat", "clean", "attacked", "spent", "multiplier", "atoms")
     return _print("loss", model, data, len(samples.x), f"worst-case expected {name}", columns, results, as_json)
+
+
+def loss_bracket(
+    model: str,
+    data: str,
+    threat: list[str] | None,
+    n: int,
+    batch_size: int,
+    seed: int,
+    bounds: str,
+    name: str,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Body of `certify --loss`: an attack's expected loss below, every rule's proved bound above."""
+    from wassertight.cli.showing import print_list, watching
+    from wassertight.evaluation import bracket_loss
+
+    network, samples, threats = _load(model, data, threat, n, bounds)
+    rows = []
+    for ball in threats:
+        with watching(f"{ball.name}", quiet=quiet or as_json) as progress:
+            found = bracket_loss(
+                network, samples.x, samples.y, ball, loss=name, batch_size=batch_size, seed=seed, progress=progress
+            )
+        rows.append(found.row())
+    if as_json:
+        return _print("certify", model, data, len(samples.x), "", (), rows, as_json)
+    rules = [f"by {rule}" for rule in dict.fromkeys(rule for row in rows for rule in row["rules"])]
+    shown = [row | {f"by {rule}": value for rule, value in row["rules"].items()} for row in rows]
+    columns = ("threat", "clean", "attacked", "certified", *rules)
+    _print("certify", model, data, len(samples.x), f"worst-case expected {rows[0]['loss']}", columns, shown, as_json)
+    print_list("What is certified rests on:", rows[0]["assumptions"])
+    return 0
+
+
+def lipschitz(
+    model: opt.ModelName = opt.DEFAULT_MODEL,
+    data: opt.DataName = opt.DEFAULT_DATA,
+    norm: Norms = None,
+    n: opt.Count = 50,
+    bounds: opt.BoundsText = "0,1",
+    loss: LossName = "margin",
+    exact: Exact = False,
+    seconds: Seconds = 60.0,
+    seed: opt.Seed = 0,
+    as_json: opt.Json = False,
+) -> int:
+    """How steep a classifier's loss is: Lipschitz constants from the loosest to the exact.
+
+    [bold]What the numbers are for.[/bold] A loss with constant L grows by at most L * radius
+    in expectation when the data move by the radius in W_p. "L" counts the
+    steepest place of the whole domain (--bounds; none for the whole space),
+    "Lip_N" the steepest rise from a sample, "Lambda" the slope far away.
+
+    [bold]Which to trust.[/bold] "upper" is proved, "lower" is attained somewhere; where
+    they meet the constant is known. Without --exact only bounds by
+    propagation are shown, for every architecture that certificates read;
+    --exact searches the activation cells of feed-forward ReLU networks.
+    """
+    from wassertight.certificates.lipschitz import lipschitz_table
+    from wassertight.cli.showing import print_list
+
+    network, samples, _ = _load(model, data, None, n, bounds)
+    from wassertight.cli.running import read_bounds
+
+    results: list[dict[str, Any]] = []
+    for label in norm or ["Linf", "L2", "L1"]:
+        results += [
+            row.row()
+            for row in lipschitz_table(
+                network, samples.x, samples.y, norm=read_norm(label), bounds=read_bounds(bounds), loss=loss,
+                exact=exact, seconds=seconds, seed=seed,
+            )
+        ]  # fmt: skip
+    columns = ("norm", "constant", "lower", "upper", "how", "cells", "units")
+    code = _print("lipschitz", model, data, len(samples.x), f"slopes of the {loss} loss", columns, results, as_json)
+    if not as_json:
+        print_list("Rests on:", list(dict.fromkeys(text for row in results for text in row["assumptions"])))
+    return code
 
 
 def supports(
