@@ -244,32 +244,50 @@ class _Search:
         phase, theta = torch.stack([n.phase for n in alive]), torch.stack([n.theta for n in alive])
         steps = self.effort.first if alive[0].fresh else self.effort.later
         nodes = self._nodes(roots, phase, theta)
-        value, theta, worth = self.relaxation.tighten(nodes, steps, self.threshold)
+        value, theta, ahead = self.relaxation.tighten(nodes, steps, self.threshold)
         value = torch.minimum(value, torch.tensor([-n.key for n in alive], dtype=torch.float64))
         self.bounded += len(alive)
         keep = (value > self.threshold).nonzero().squeeze(1)
         if len(keep):
-            self._split([alive[k] for k in keep.tolist()], value[keep], theta[keep], worth[keep])
+            alive = [alive[k] for k in keep.tolist()]
+            self._split(alive, value[keep], roots[keep], phase[keep], theta[keep], ahead[keep])
 
-    def _split(self, nodes: list[_Node], value: Tensor, theta: Tensor, worth: Tensor) -> None:
-        """Children at the unit that lowers both bounds most, found by bounding both for a few units."""
-        n, tries = len(nodes), min(self.effort.tries, self.network.units)
-        roots, phase = torch.tensor([node.root for node in nodes]), torch.stack([node.phase for node in nodes])
-        units = worth.topk(tries, dim=1).indices
-        trial = phase[:, None, None].expand(n, tries, 2, -1).clone()
-        trial[..., 0, :].scatter_(2, units[..., None], 0)
-        trial[..., 1, :].scatter_(2, units[..., None], 1)
-        flat = lambda v: v[:, None].expand(n, 2 * tries, *v.shape[1:]).flatten(0, 1)  # noqa: E731
-        bound = self.relaxation.bound(self._nodes(flat(roots), trial.flatten(0, 2), flat(theta))).view(n, tries, 2)
+    def _split(
+        self, nodes: list[_Node], value: Tensor, roots: Tensor, phase: Tensor, theta: Tensor, ahead: Tensor
+    ) -> None:  # fmt: skip
+        """Fixes every unit one side of which is bounded away, then halves at the unit that lowers both bounds most."""
+        ahead = ahead.masked_fill(phase[:, :, None] >= 0, math.inf)
+        drop = (value[:, None, None] - ahead).clamp_min(0)
+        likely = ahead <= self.threshold
+        units = (drop.amin(2) * drop.amax(2)).nan_to_num(0.0, 0.0, 0.0).topk(min(self.effort.tries, phase.shape[1]), dim=1).indices
+        likely.scatter_(1, units[:, :, None].expand(-1, -1, 2), True)
+        likely &= phase[:, :, None] < 0
+        bound = torch.full_like(ahead, math.inf)
+        row, unit, side = likely.nonzero(as_tuple=True)
+        for part in torch.arange(len(row)).split(16 * self.effort.batch):
+            k = row[part]
+            trial = phase[k].scatter(1, unit[part][:, None], side[part][:, None].to(torch.int8))
+            bound[k, unit[part], side[part]] = self.relaxation.bound(self._nodes(roots[k], trial, theta[k]))
         bound = torch.minimum(bound, value[:, None, None])
-        drop = (value[:, None, None] - bound.clamp_min(self.threshold)).clamp_min(1e-12)
-        score = drop.amin(2) * drop.amax(2)
-        score = score.masked_fill(phase.gather(1, units) >= 0, -1.0)
-        pick = score.argmax(1)
+        away = (bound <= self.threshold) & likely
+        phase = torch.where(away[..., 0], 1, torch.where(away[..., 1], 0, phase)).to(torch.int8)
+        value = torch.where(away.all(2).any(1), -math.inf, value)
+        drop = torch.where(likely & (phase[:, :, None] < 0), value[:, None, None] - bound + 1e-12, 0.0)
+        score, pick = (drop.amin(2) * drop.amax(2)).max(1)
         for k, node in enumerate(nodes):
+            fixed = bool(away[k].any())
+            if fixed or float(score[k]) <= 0:
+                open_units = (phase[k] < 0).nonzero().squeeze(1)
+                if fixed and float(value[k]) > self.threshold:
+                    self._push(float(value[k]), node.root, phase[k], theta[k], node.inside)
+                    continue
+                if not len(open_units):
+                    continue
+                pick[k] = open_units[0]
             for side in (0, 1):
-                child = trial[k, int(pick[k]), side]
-                self._push(float(bound[k, int(pick[k]), side]), node.root, child, theta[k], node.inside)
+                child = phase[k].clone()
+                child[pick[k]] = side
+                self._push(min(float(value[k]), float(bound[k, int(pick[k]), side])), node.root, child, theta[k], node.inside)
 
     def _possible(self, node: _Node) -> bool:
         """Whether a cell may agree with a node; full masks are settled here, and points found on the way tried."""

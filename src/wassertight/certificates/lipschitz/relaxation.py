@@ -136,8 +136,8 @@ class Relaxation:
             below: rows whose bound is at most this need no more steps.
 
         Returns:
-            best bounds (n,), the multipliers that gave them, and how much each unit matters: an estimate (n, units) of
-            the least that fixing it would lower the bound.
+            best bounds (n,), the multipliers that gave them, and estimates (n, units, 2) of the bound with one more unit
+            at its left or right slope.
         """
         middle, half = self.slopes(nodes.phase)
         theta, kept = nodes.theta.clone(), nodes.theta.clone()
@@ -162,13 +162,13 @@ class Relaxation:
             second = 0.95 * second + 0.05 * slope.square()
             move = first / (1 - 0.8 ** (step + 1)) / ((second / (1 - 0.95 ** (step + 1))).sqrt() + 1e-12)
             theta = torch.where(fine[:, None], theta - rate * move, kept)
-        return best, kept, self._worth(nodes, kept, middle, half)
+        return best, kept, self._ahead(nodes, kept, middle, half)
 
-    def _worth(self, nodes: Nodes, theta: Tensor, middle: Tensor, half: Tensor) -> Tensor:
-        """First-order drop of the bound in the worse child."""
+    def _ahead(self, nodes: Nodes, theta: Tensor, middle: Tensor, half: Tensor) -> Tensor:
+        """First-order estimates of the bound with one more unit fixed, (n, units, 2): left slope, right slope."""
         m, h = middle.clone().requires_grad_(True), half.clone().requires_grad_(True)
         with torch.enable_grad():
             value, fine, _ = self.values(nodes, theta, m, h)
             along, width = torch.autograd.grad(torch.where(fine, value, 0.0).sum(), (m, h))
-        drop = width * half - (along * half).abs()
-        return torch.where(nodes.phase < 0, drop.nan_to_num(0.0, 0.0, 0.0), -math.inf)
+        along, width = (v.nan_to_num(0.0, 0.0, 0.0) * half for v in (along, width))
+        return value.detach()[:, None, None] + torch.stack((-along - width, along - width), 2)
