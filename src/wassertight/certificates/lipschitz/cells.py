@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from wassertight.certificates.lipschitz.climbing import Found, climb, dual_norm, sample
+from wassertight.certificates.lipschitz.climbing import Found, ascend, climb, dual_norm, sample
 from wassertight.certificates.lipschitz.network import ReluNetwork
 from wassertight.certificates.lipschitz.programmes import INTERIOR, Cells, Domain, argument_bounds
 from wassertight.certificates.lipschitz.relaxation import SLACK, Nodes, Relaxation
@@ -136,6 +136,7 @@ class _Search:
         self.cells = Cells(network, domain, low, high)
         same = torch.cat(network.left) == torch.cat(network.right) if network.units else torch.zeros(0, dtype=torch.bool)
         self.first = torch.where(low >= 0, 1, torch.where((high <= 0) | same, 0, -1)).to(torch.int8)
+        self.early = int((self.first < 0).sum()) // 2
         self.relaxation = Relaxation(network, s) if network.units else None
         self.best = Found(value=0.0, pair=0, on=None, z=None)
         self.visited = self.bounded = self.solved = 0
@@ -181,14 +182,19 @@ class _Search:
     def _seek(self, points: Tensor | None) -> None:
         """The first gradients: at random and given points, then uphill from the best of them."""
         random = self.domain.points(512, self.generator)
-        starts = sample(self.network, self.spec, self.s, random if points is None else torch.cat((points.double(), random)))
-        for start in starts[: self.effort.climbs]:
+        for start in sample(self.network, self.spec, self.s, random if points is None else torch.cat((points.double(), random)))[:2]:
             self._take(start)
-            if time.perf_counter() > self.begun + 0.2 * self.effort.seconds:
+        for mask in ascend(self.network, self.spec, self.s, 4, self.generator)[: self.effort.climbs]:
+            if mask.value <= self.threshold or time.perf_counter() > self.begun + 0.2 * self.effort.seconds:
                 break
-            self._climb(start)
+            radius, z = self.cells.meets(mask.on.to(torch.int8).numpy())
+            self.solved += 1
+            start = sample(self.network, self.spec, self.s, z[None])[0]
+            self._climb(start if start.value > self.best.value else self.best)
 
     def _climb(self, start: Found) -> None:
+        """Uphill from a point's mask."""
+        self._take(start)
         found, solved = climb(self.network, self.cells, self.spec, self.s, start, self.end)
         self.solved += solved
         self._take(found)
@@ -224,6 +230,8 @@ class _Search:
         return Nodes(c=self.c[roots], rows=rows, phase=phase, theta=theta)
 
     def _push(self, value: float, root: int, phase: Tensor, theta: Tensor, inside: Tensor | None, fresh: bool = False) -> None:
+        if value > self.threshold and bool((phase >= 0).all()):
+            value = min(value, float(dual_norm(self.network.gradients(phase == 1, self.spec[self.pair_of[root]]), self.s)))
         if value > self.threshold:
             heapq.heappush(self.heap, _Node(-value, next(self.counter), root, phase, theta, inside, fresh))
 
@@ -259,7 +267,7 @@ class _Search:
         ahead = ahead.masked_fill(phase[:, :, None] >= 0, math.inf)
         drop = (value[:, None, None] - ahead).clamp_min(0)
         likely = ahead <= self.threshold
-        units = (drop.amin(2) * drop.amax(2)).nan_to_num(0.0, 0.0, 0.0).topk(min(self.effort.tries, phase.shape[1]), dim=1).indices
+        units = drop.amax(2).nan_to_num(0.0, 0.0, 0.0).topk(min(self.effort.tries, phase.shape[1]), dim=1).indices
         likely.scatter_(1, units[:, :, None].expand(-1, -1, 2), True)
         likely &= phase[:, :, None] < 0
         bound = torch.full_like(ahead, math.inf)
@@ -273,7 +281,7 @@ class _Search:
         phase = torch.where(away[..., 0], 1, torch.where(away[..., 1], 0, phase)).to(torch.int8)
         value = torch.where(away.all(2).any(1), -math.inf, value)
         drop = torch.where(likely & (phase[:, :, None] < 0), value[:, None, None] - bound + 1e-12, 0.0)
-        score, pick = (drop.amin(2) * drop.amax(2)).max(1)
+        score, pick = drop.amax(2).max(1)
         for k, node in enumerate(nodes):
             fixed = bool(away[k].any())
             if fixed or float(score[k]) <= 0:
@@ -298,7 +306,7 @@ class _Search:
             norms = dual_norm(self.network.gradients(on, self.spec), self.s)
             if float(norms.max()) <= self.best.value:
                 return False
-        elif node.inside is not None and self._agrees(node.phase, node.inside):
+        elif int((node.phase < 0).sum()) > self.early or (node.inside is not None and self._agrees(node.phase, node.inside)):
             return True
         radius, z = self.cells.meets(node.phase.numpy())
         self.solved += 1

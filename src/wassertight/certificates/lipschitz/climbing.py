@@ -15,6 +15,7 @@ from wassertight.certificates.lipschitz.programmes import INTERIOR, Cells
 _CLEAR = 1e-9
 """Points whose arguments are closer to a hinge, relative to the largest, are not used: their mask is not certain."""
 _PROGRAMMES = 150
+_ENTRIES = 4 * 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,29 @@ def climb(
         else:
             return best, solved
     return best, solved
+
+
+def ascend(network: ReluNetwork, spec: Tensor, s: float, starts: int, generator: torch.Generator) -> list[Found]:
+    """Masks that no flip of one unit improves, whether or not they have a cell; no points, best first."""
+    flips = torch.eye(network.units, dtype=torch.bool)
+    on = torch.rand(len(spec) * starts, network.units, generator=generator) < 0.5
+    pair = torch.arange(len(spec)).repeat_interleave(starts)
+    value = dual_norm(network.gradients(on, spec[pair]), s)
+    moving = torch.ones(len(on), dtype=torch.bool)
+    for _ in range(4 * network.units):
+        rows = moving.nonzero().squeeze(1)
+        if not len(rows):
+            break
+        for part in rows.split(max(1, _ENTRIES // (network.units * network.inputs))):
+            masks = on[part, None] ^ flips
+            best, k = dual_norm(network.gradients(masks, spec[pair[part], None]), s).max(1)
+            better = best > value[part] * (1 + 1e-12)
+            moving[part] = better
+            on[part] ^= flips[k] & better[:, None]
+            value[part] = torch.where(better, best, value[part])
+    order = value.argsort(descending=True).tolist()
+    found = {(int(pair[k]), on[k].numpy().tobytes()): k for k in order}
+    return [Found(value=float(value[k]), pair=int(pair[k]), on=on[k], z=None) for k in found.values()]
 
 
 def _constant(network: ReluNetwork) -> Tensor:

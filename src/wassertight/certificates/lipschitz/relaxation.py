@@ -35,6 +35,8 @@ SLACK = 1e-10
 """Relative enlargement that covers rounding."""
 _BARRIER = 1e-2
 _RATE = 0.1
+_ENTRIES = 2 * 10**7
+"""Largest table of products of two rows of the first layer that is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,9 @@ class Relaxation:
     def __init__(self, network: ReluNetwork, s: float) -> None:
         self.network, self.s = network, s
         self.left, self.right = torch.cat(network.left), torch.cat(network.right)
+        w = network.weights[0]
+        small = s == 1 and len(w) * w.numel() <= _ENTRIES
+        self.outer = (w[:, None] * w).flatten(0, 1).T.contiguous() if small else None
 
     def gram(self, nodes: Nodes, theta: Tensor) -> tuple[Tensor, Tensor | float]:
         """M of the first layer, and the constant of the 1-norm."""
@@ -67,7 +72,9 @@ class Relaxation:
         if self.s != 1:
             return (w @ w.mT).expand(len(nodes.c), -1, -1), 0.0
         q = theta[:, self.network.units :].exp()
-        return (w / q[:, None]) @ w.T, q.sum(1)
+        if self.outer is None:
+            return (w / q[:, None]) @ w.T, q.sum(1)
+        return ((1 / q) @ self.outer).view(len(q), len(w), len(w)), q.sum(1)
 
     def values(
         self, nodes: Nodes, theta: Tensor, middle: Tensor, half: Tensor
