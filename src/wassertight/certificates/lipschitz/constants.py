@@ -156,7 +156,7 @@ def _far(
     upper = max(min(found.upper, ceiling), found.lower)
     more = ("cones of the network without shifts that have no interior are left out",) if name == "l" else ()
     return LipschitzBounds(
-        name=name, lower=found.lower, upper=upper, exact=upper <= found.lower * (1 + max(tolerance, 3e-6)) + 1e-9, **about,
+        name=name, lower=found.lower, upper=upper, exact=upper - found.lower <= max(tolerance, 3e-6) * ceiling, **about,
         pair=found.pair, witness=None if found.direction is None else found.direction.view(shape), mask=found.mask,
         slack=found.slack, nodes=found.nodes, seconds=found.seconds,
         assumptions=("p = 1, the whole space, labels do not move: no lower slope on a box or for p > 1",

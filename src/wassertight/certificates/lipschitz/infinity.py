@@ -150,7 +150,7 @@ class _Programme:
         end = time.perf_counter() + seconds
         while True:
             left = end - time.perf_counter()
-            goal = max(best, 0.0) * (1 + tolerance) + 1e-12
+            goal = max(best * (1 + tolerance), _SLACK * self._cheap())
             if left <= 0:
                 return min(upper, self._cheap()), found, nodes
             bound, v, count = self._once(goal, left)
@@ -168,8 +168,8 @@ class _Programme:
             cut, top, direction = self._settle(u)
             if top > found[1]:
                 found, best = (direction, top), max(best, top)
-            if bound <= best * (1 + tolerance) + 1e-12:
-                return min(upper, bound), found, nodes
+            if bound <= goal or bound <= best * (1 + tolerance):
+                return min(upper, max(bound, best)), found, nodes
             self.cuts += cut
 
     def _cheap(self) -> float:
