@@ -38,7 +38,8 @@ def sample(network: ReluNetwork, spec: Tensor, s: float, z: Tensor) -> list[Foun
     a = network.arguments(z)
     clear = (a.abs() > _CLEAR * a.abs().amax(1, keepdim=True)) | _constant(network)
     on = a > 0
-    norms = torch.stack([dual_norm(network.gradients(row, spec), s) for row in on])
+    some = max(1, _ENTRIES // (len(spec) * network.inputs))
+    norms = torch.cat([dual_norm(network.gradients(part[:, None], spec), s) for part in on.split(some)])
     best, pair = norms.max(1)
     best = torch.where(clear.all(1), best, 0.0)
     order = best.argsort(descending=True).tolist()

@@ -163,12 +163,12 @@ class _Programme:
             if found is None or value > found[1]:
                 found = (u / norm(u[None], self.r), value)
             best = max(best, value)
-            if self.r != 2:
+            if self.r != 2 or float(norm(u[None], 2.0)) <= 1 + _SLACK:
                 return upper, found, nodes
             cut, top, direction = self._settle(u)
             if top > found[1]:
                 found, best = (direction, top), max(best, top)
-            if bound <= goal or bound <= best * (1 + tolerance):
+            if bound <= max(goal, best * (1 + tolerance)) * (1 + 2 * _SLACK):
                 return min(upper, max(bound, best)), found, nodes
             self.cuts += cut
 

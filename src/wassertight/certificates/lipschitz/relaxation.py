@@ -35,6 +35,8 @@ SLACK = 1e-10
 """Relative enlargement that covers rounding."""
 _BARRIER = 1e-2
 _RATE = 0.1
+_PATIENCE, _PROGRESS = 10, 1e-3
+"""Ascent ends where so many steps lower no bound by this share."""
 _ENTRIES = 2 * 10**7
 """Largest table of products of two rows of the first layer that is kept."""
 
@@ -151,6 +153,7 @@ class Relaxation:
         best = torch.full((len(theta),), math.inf, dtype=theta.dtype)
         first, second = torch.zeros_like(theta), torch.zeros_like(theta)
         rate = torch.full((len(theta), 1), _RATE, dtype=theta.dtype)
+        before, stuck = best.clone(), False
         for step in range(steps + 1):
             theta.requires_grad_(True)
             with torch.enable_grad():
@@ -161,7 +164,10 @@ class Relaxation:
             theta, value = theta.detach(), value.detach()
             better = value < best
             best, kept = torch.where(better, value, best), torch.where(better[:, None], theta, kept)
-            if step == steps or bool((best <= below).all()):
+            if step % _PATIENCE == 0:
+                stuck = bool((best > before * (1 - _PROGRESS)).all()) and bool(best.isfinite().all())
+                before = best.clone()
+            if step == steps or stuck or bool((best <= below).all()):
                 break
             slope = slope.nan_to_num(0.0, 0.0, 0.0)
             rate = torch.where(fine[:, None], rate, rate / 2)
