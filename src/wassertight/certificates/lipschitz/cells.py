@@ -134,7 +134,9 @@ class _Search:
         self.spec = torch.stack([eye[j] - eye[y] for y, j in pairs])
         low, high = argument_bounds(network, domain)
         self.cells = Cells(network, domain, low, high)
-        same = torch.cat(network.left) == torch.cat(network.right) if network.units else torch.zeros(0, dtype=torch.bool)
+        same = (
+            torch.cat(network.left) == torch.cat(network.right) if network.units else torch.zeros(0, dtype=torch.bool)
+        )
         self.first = torch.where(low >= 0, 1, torch.where((high <= 0) | same, 0, -1)).to(torch.int8)
         self.early = int((self.first < 0).sum()) // 2
         self.relaxation = Relaxation(network, s) if network.units else None
@@ -182,7 +184,9 @@ class _Search:
     def _seek(self, points: Tensor | None) -> None:
         """The first gradients: at random and given points, then uphill from the best of them."""
         random = self.domain.points(512, self.generator)
-        for start in sample(self.network, self.spec, self.s, random if points is None else torch.cat((points.double(), random)))[:2]:
+        for start in sample(
+            self.network, self.spec, self.s, random if points is None else torch.cat((points.double(), random))
+        )[:2]:
             self._take(start)
         for mask in ascend(self.network, self.spec, self.s, 4, self.generator)[: self.effort.climbs]:
             if mask.value <= self.threshold or time.perf_counter() > self.begun + 0.2 * self.effort.seconds:
@@ -220,7 +224,9 @@ class _Search:
         self.pair_of = which
         for part in torch.arange(len(which)).split(4 * self.effort.batch):
             nodes = self._nodes(part, self.first.expand(len(part), -1), torch.zeros(len(part), 0))
-            theta = self.relaxation.start(nodes, torch.full((len(part),), max(self.best.value, 1e-9), dtype=torch.float64))
+            theta = self.relaxation.start(
+                nodes, torch.full((len(part),), max(self.best.value, 1e-9), dtype=torch.float64)
+            )
             value = torch.minimum(self.relaxation.bound(self._nodes(part, nodes.phase, theta)), cap[part])
             for k, row in enumerate(part.tolist()):
                 self._push(float(value[k]), row, self.first, theta[k], None, fresh=True)
@@ -229,9 +235,13 @@ class _Search:
         rows = self.rows if self.rows.ndim == 2 else self.rows[roots]
         return Nodes(c=self.c[roots], rows=rows, phase=phase, theta=theta)
 
-    def _push(self, value: float, root: int, phase: Tensor, theta: Tensor, inside: Tensor | None, fresh: bool = False) -> None:
+    def _push(
+        self, value: float, root: int, phase: Tensor, theta: Tensor, inside: Tensor | None, fresh: bool = False
+    ) -> None:
         if value > self.threshold and bool((phase >= 0).all()):
-            value = min(value, float(dual_norm(self.network.gradients(phase == 1, self.spec[self.pair_of[root]]), self.s)))
+            value = min(
+                value, float(dual_norm(self.network.gradients(phase == 1, self.spec[self.pair_of[root]]), self.s))
+            )
         if value > self.threshold:
             heapq.heappush(self.heap, _Node(-value, next(self.counter), root, phase, theta, inside, fresh))
 
@@ -295,7 +305,9 @@ class _Search:
             for side in (0, 1):
                 child = phase[k].clone()
                 child[pick[k]] = side
-                self._push(min(float(value[k]), float(bound[k, int(pick[k]), side])), node.root, child, theta[k], node.inside)
+                self._push(
+                    min(float(value[k]), float(bound[k, int(pick[k]), side])), node.root, child, theta[k], node.inside
+                )
 
     def _possible(self, node: _Node) -> bool:
         """Whether a cell may agree with a node; full masks are settled here, and points found on the way tried."""
@@ -306,7 +318,9 @@ class _Search:
             norms = dual_norm(self.network.gradients(on, self.spec), self.s)
             if float(norms.max()) <= self.best.value:
                 return False
-        elif int((node.phase < 0).sum()) > self.early or (node.inside is not None and self._agrees(node.phase, node.inside)):
+        elif int((node.phase < 0).sum()) > self.early or (
+            node.inside is not None and self._agrees(node.phase, node.inside)
+        ):
             return True
         radius, z = self.cells.meets(node.phase.numpy())
         self.solved += 1

@@ -75,7 +75,11 @@ def climb(
             solved += 1
             radius, z = cells.meets(on.to(torch.int8).numpy())
             a = network.arguments(z[None])[0]
-            if radius > INTERIOR and cells.domain.contains(z[None]).item() and bool(torch.where(on, a >= 0, a <= 0).all()):
+            if (
+                radius > INTERIOR
+                and cells.domain.contains(z[None]).item()
+                and bool(torch.where(on, a >= 0, a <= 0).all())
+            ):
                 best = Found(value=float(values[k]), pair=start.pair, on=on, z=z)
                 break
             refused.add(name)

@@ -117,11 +117,20 @@ def lipschitz_constants(
     lower = min(max(rise, floor), search.upper)
     chain.append(
         LipschitzBounds(
-            name="Lip_N", lower=lower, upper=search.upper, exact=search.upper <= lower * (1 + tolerance), **about,
-            pair=None, witness=z.view(x.shape[1:]), mask=None, seconds=0.0,
+            name="Lip_N",
+            lower=lower,
+            upper=search.upper,
+            exact=search.upper <= lower * (1 + tolerance),
+            **about,
+            pair=None,
+            witness=z.view(x.shape[1:]),
+            mask=None,
+            seconds=0.0,
             assumptions=(
                 f"lower: rise from sample {sample} to the witness" + (", or Lambda" if floor > rise else ""),
-                "upper: L", "p = 1, labels do not move", _FLOATS,
+                "upper: L",
+                "p = 1, labels do not move",
+                _FLOATS,
             ),
         )  # fmt: skip
     )
@@ -135,7 +144,11 @@ def local_lipschitz(
     """L over the cells that meet the ball of a radius around one sample x (1, *features), cut with the box."""
     network = read_network(model, x)
     domain = Domain.of(network.inputs, bounds, x[0], radius, norm)
-    about = {"norm": norm_name(norm), "domain": f"the ball of radius {radius:g} around the sample, in the box", "loss": "margin"}
+    about = {
+        "norm": norm_name(norm),
+        "domain": f"the ball of radius {radius:g} around the sample, in the box",
+        "loss": "margin",
+    }
     effort = Effort(seconds=seconds, tolerance=tolerance)
     search = largest_gradient(network, labels, norm, domain, effort=effort, seed=seed)
     return _of_cells(search, x.shape[1:], about)

@@ -177,7 +177,9 @@ class _Programme:
         size = self.net.sizes[-1]
         low, high = torch.from_numpy(self.low[-size:]), torch.from_numpy(self.high[-size:])
         left, right = self.net.left[-1], self.net.right[-1]
-        ends = torch.stack([torch.where(e > 0, right * e, left * e) for e in (low, high)] + [torch.zeros(size, dtype=torch.float64)])
+        ends = torch.stack(
+            [torch.where(e > 0, right * e, left * e) for e in (low, high)] + [torch.zeros(size, dtype=torch.float64)]
+        )
         c = self.c @ self.net.weights[-1]
         return float((c.clamp_min(0) * ends.amax(0) + c.clamp_max(0) * ends.amin(0)).sum()) * (1 + _SLACK)
 

@@ -78,15 +78,15 @@ class Relaxation:
             return (w / q[:, None]) @ w.T, q.sum(1)
         return ((1 / q) @ self.outer).view(len(q), len(w), len(w)), q.sum(1)
 
-    def values(
-        self, nodes: Nodes, theta: Tensor, middle: Tensor, half: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def values(self, nodes: Nodes, theta: Tensor, middle: Tensor, half: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bounds of the norm (inf where multipliers are too small), whether they are, and log-determinants."""
         k, constant = self.gram(nodes, theta)
         sizes, volume = self.network.sizes, 0.0 * nodes.c[:, 0]
         fine = torch.ones(len(nodes.c), dtype=torch.bool)
         lam = theta[:, : self.network.units].exp()
-        for t, (m, h, l) in enumerate(zip(middle.split(sizes, 1), half.split(sizes, 1), lam.split(sizes, 1), strict=True)):
+        for t, (m, h, l) in enumerate(
+            zip(middle.split(sizes, 1), half.split(sizes, 1), lam.split(sizes, 1), strict=True)
+        ):
             if t > 0:
                 w = self.network.weights[t]
                 k = w @ k @ w.T
@@ -95,7 +95,11 @@ class Relaxation:
             matrix = torch.diag_embed(torch.where(free, l, 1.0)) - h[:, :, None] * k * h[:, None, :]
             factor, info = torch.linalg.cholesky_ex(matrix)
             fine = fine & (info == 0)
-            volume = volume + 2 * factor.diagonal(dim1=1, dim2=2).clamp_min(1e-300).log().sum(1) - torch.where(free, l.clamp_min(1e-300).log(), 0.0).sum(1)
+            volume = (
+                volume
+                + 2 * factor.diagonal(dim1=1, dim2=2).clamp_min(1e-300).log().sum(1)
+                - torch.where(free, l.clamp_min(1e-300).log(), 0.0).sum(1)
+            )
             mixed = torch.linalg.solve_triangular(factor, h[:, :, None] * k * m[:, None, :], upper=False)
             k = m[:, :, None] * k * m[:, None, :] + torch.diag_embed(l * (1 + SLACK)) + mixed.mT @ mixed
         square = torch.einsum("bi,bij,bj->b", nodes.c, k, nodes.c)
@@ -107,7 +111,9 @@ class Relaxation:
         """Middle and half width of every unit's slope."""
         free = phase < 0
         known = torch.where(phase == 1, self.right, self.left)
-        return torch.where(free, (self.left + self.right) / 2, known), torch.where(free, (self.right - self.left) / 2, 0.0)
+        return torch.where(free, (self.left + self.right) / 2, known), torch.where(
+            free, (self.right - self.left) / 2, 0.0
+        )
 
     def bound(self, nodes: Nodes) -> Tensor:
         """The bounds with the multipliers as they are."""
@@ -135,7 +141,11 @@ class Relaxation:
             theta[:, at : at + sizes[t]] = l.log()
             at += sizes[t]
             mixed = torch.linalg.solve(torch.diag_embed(l) - g, h[:, :, None] * k * m[:, None, :])
-            k = m[:, :, None] * k * m[:, None, :] + torch.diag_embed(torch.where(h != 0, l, 0.0)) + m[:, :, None] * k * h[:, None, :] @ mixed
+            k = (
+                m[:, :, None] * k * m[:, None, :]
+                + torch.diag_embed(torch.where(h != 0, l, 0.0))
+                + m[:, :, None] * k * h[:, None, :] @ mixed
+            )
         return theta
 
     def tighten(self, nodes: Nodes, steps: int, below: float = -math.inf) -> tuple[Tensor, Tensor, Tensor]:
