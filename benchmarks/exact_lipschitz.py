@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from wassertight.certificates.lipschitz.cells import Effort, largest_gradient
+from wassertight.certificates.lipschitz.cells import largest_gradient
 from wassertight.certificates.lipschitz.network import read_network
+from wassertight.certificates.lipschitz.outcome import Effort
 from wassertight.certificates.lipschitz.programmes import Domain
 from wassertight.data import load_data
 from wassertight.models import build, load_model

@@ -21,65 +21,17 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.lipschitz.climbing import Found, ascend, climb, dual_norm, sample
+from wassertight.certificates.lipschitz.entries import entry_bounds
 from wassertight.certificates.lipschitz.network import ReluNetwork
+from wassertight.certificates.lipschitz.outcome import CellSearch, Effort
 from wassertight.certificates.lipschitz.programmes import INTERIOR, Cells, Domain, argument_bounds
 from wassertight.certificates.lipschitz.relaxation import SLACK, Nodes, Relaxation
-from wassertight.certificates.lipschitz.entries import entry_bounds
+from wassertight.certificates.lipschitz.splitting import decide
 from wassertight.geometry import conjugate
 from wassertight.types import InputError
 
 _EMPTY = -1e-9
 """A partial mask whose programme has a maximum below this is dropped."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """What a search may spend.
-
-    Attributes:
-        seconds: wall time.
-        tolerance: relative gap between the bound and the gradient found that counts as closed.
-        batch: nodes bounded at once.
-        first, later: gradient steps on the multipliers of a root and of every other node.
-        tries: units whose children are bounded before one is split.
-        climbs: starts from which the first gradients are sought.
-    """
-
-    seconds: float = 60.0
-    tolerance: float = 1e-6
-    batch: int = 24
-    first: int = 120
-    later: int = 12
-    tries: int = 6
-    climbs: int = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellSearch:
-    """How a search ended.
-
-    Attributes:
-        lower: the largest gradient norm found at a real point in the interior of a cell; 0 if there is none.
-        upper: no cell in the domain has a larger one.
-        converged: whether the search ended by itself, `upper` within the tolerance of `lower`.
-        pair: (y, j) of the largest gradient found.
-        mask: of its cell, (units,) bool, or None.
-        point: in its interior, (inputs,), or None.
-        cells: full masks that were tested; nodes: partial masks that were bounded; programmes: linear programmes solved.
-        units: units whose side is not known over the whole domain.
-    """
-
-    lower: float
-    upper: float
-    converged: bool
-    pair: tuple[int, int]
-    mask: Tensor | None = field(repr=False)
-    point: Tensor | None = field(repr=False)
-    cells: int
-    nodes: int
-    programmes: int
-    units: int
-    seconds: float
 
 
 @dataclass(order=True)
@@ -115,7 +67,23 @@ def largest_gradient(
     pairs = sorted({(min(y, j), max(y, j)) for y in set(labels) for j in range(network.classes) if j != y})
     if not pairs:
         raise InputError(f"at least one label and two classes are needed, got labels {list(labels)}")
+    if not network.units:
+        return _linear(network, pairs, set(labels), conjugate(r), domain)
     return _Search(network, pairs, set(labels), conjugate(r), domain, effort or Effort(), seed).run(points)
+
+
+def _linear(
+    network: ReluNetwork, pairs: list[tuple[int, int]], labels: set[int], s: float, domain: Domain
+) -> CellSearch:
+    """One cell, one gradient a pair."""
+    eye = torch.eye(network.classes, dtype=torch.float64)
+    norms = dual_norm(torch.stack([eye[j] - eye[y] for y, j in pairs]) @ network.weights[0], s)
+    y, j = pairs[int(norms.argmax())]
+    return CellSearch(
+        lower=float(norms.max()), upper=float(norms.max()) * (1 + SLACK), converged=True,
+        pair=(y, j) if y in labels else (j, y), mask=torch.zeros(0, dtype=torch.bool),
+        point=domain.points(1, torch.Generator().manual_seed(0))[0], cells=1, nodes=0, programmes=0, units=0, seconds=0.0,
+    )  # fmt: skip
 
 
 class _Search:
@@ -139,7 +107,7 @@ class _Search:
         )
         self.first = torch.where(low >= 0, 1, torch.where((high <= 0) | same, 0, -1)).to(torch.int8)
         self.early = int((self.first < 0).sum()) // 2
-        self.relaxation = Relaxation(network, s) if network.units else None
+        self.relaxation = Relaxation(network, s)
         self.best = Found(value=0.0, pair=0, on=None, z=None)
         self.visited = self.bounded = self.solved = 0
         self.left_open = 0.0
@@ -147,33 +115,18 @@ class _Search:
         self.heap: list[_Node] = []
 
     def run(self, points: Tensor | None) -> CellSearch:
-        net = self.network
-        if self.relaxation is None:
-            return self._linear()
         self._seek(points)
         self._roots()
         while self.heap and time.perf_counter() < self.end:
-            self.heap and self._step()
-        upper = max([self.best.value, self.left_open, *([-self.heap[0].key] if self.heap else [])])
+            self._step()
+        upper = max([self.threshold, self.left_open, *([-self.heap[0].key] if self.heap else [])])
         y, j = self.pairs[self.best.pair]
         return CellSearch(
             lower=self.best.value, upper=upper * (1 + SLACK),
-            converged=upper <= self.best.value * (1 + self.effort.tolerance),
+            converged=upper <= self.threshold,
             pair=(y, j) if y in self.labels else (j, y), mask=self.best.on, point=self.best.z,
             cells=self.visited, nodes=self.bounded, programmes=self.solved,
             units=int((self.first < 0).sum()), seconds=time.perf_counter() - self.begun,
-        )  # fmt: skip
-
-    def _linear(self) -> CellSearch:
-        norms = dual_norm(self.spec @ self.network.weights[0], self.s)
-        top = int(norms.argmax())
-        y, j = self.pairs[top]
-        z = self.domain.points(1, self.generator)[0]
-        value = float(norms[top])
-        return CellSearch(
-            lower=value, upper=value * (1 + SLACK), converged=True, pair=(y, j) if y in self.labels else (j, y),
-            mask=torch.zeros(0, dtype=torch.bool), point=z, cells=1, nodes=0, programmes=0, units=0,
-            seconds=time.perf_counter() - self.begun,
         )  # fmt: skip
 
     @property
@@ -189,10 +142,15 @@ class _Search:
         )[:2]:
             self._take(start)
         for mask in ascend(self.network, self.spec, self.s, 4, self.generator)[: self.effort.climbs]:
-            if mask.value <= self.threshold or time.perf_counter() > self.begun + 0.2 * self.effort.seconds:
+            if (
+                mask.on is None
+                or mask.value <= self.threshold
+                or time.perf_counter() > self.begun + 0.2 * self.effort.seconds
+            ):
                 break
-            radius, z = self.cells.meets(mask.on.to(torch.int8).numpy())
+            _, z = self.cells.meets(mask.on.to(torch.int8).numpy())
             self.solved += 1
+            self.visited += 1
             start = sample(self.network, self.spec, self.s, z[None])[0]
             self._climb(start if start.value > self.best.value else self.best)
 
@@ -201,6 +159,7 @@ class _Search:
         self._take(start)
         found, solved = climb(self.network, self.cells, self.spec, self.s, start, self.end)
         self.solved += solved
+        self.visited += solved
         self._take(found)
 
     def _take(self, found: Found) -> bool:
@@ -222,7 +181,7 @@ class _Search:
         self.rows = w if entry is None else w.T[entry][:, :, None]
         self.c = c[which]
         self.pair_of = which
-        for part in torch.arange(len(which)).split(4 * self.effort.batch):
+        for part in torch.split(torch.arange(len(which)), 4 * self.effort.batch):
             nodes = self._nodes(part, self.first.expand(len(part), -1), torch.zeros(len(part), 0))
             theta = self.relaxation.start(
                 nodes, torch.full((len(part),), max(self.best.value, 1e-9), dtype=torch.float64)
@@ -272,42 +231,24 @@ class _Search:
 
     def _split(
         self, nodes: list[_Node], value: Tensor, roots: Tensor, phase: Tensor, theta: Tensor, ahead: Tensor
-    ) -> None:  # fmt: skip
-        """Fixes every unit one side of which is bounded away, then halves at the unit that lowers both bounds most."""
-        ahead = ahead.masked_fill(phase[:, :, None] >= 0, math.inf)
-        drop = (value[:, None, None] - ahead).clamp_min(0)
-        likely = ahead <= self.threshold
-        units = drop.amax(2).nan_to_num(0.0, 0.0, 0.0).topk(min(self.effort.tries, phase.shape[1]), dim=1).indices
-        likely.scatter_(1, units[:, :, None].expand(-1, -1, 2), True)
-        likely &= phase[:, :, None] < 0
-        bound = torch.full_like(ahead, math.inf)
-        row, unit, side = likely.nonzero(as_tuple=True)
-        for part in torch.arange(len(row)).split(16 * self.effort.batch):
-            k = row[part]
-            trial = phase[k].scatter(1, unit[part][:, None], side[part][:, None].to(torch.int8))
-            bound[k, unit[part], side[part]] = self.relaxation.bound(self._nodes(roots[k], trial, theta[k]))
-        bound = torch.minimum(bound, value[:, None, None])
-        away = (bound <= self.threshold) & likely
-        phase = torch.where(away[..., 0], 1, torch.where(away[..., 1], 0, phase)).to(torch.int8)
-        value = torch.where(away.all(2).any(1), -math.inf, value)
-        drop = torch.where(likely & (phase[:, :, None] < 0), value[:, None, None] - bound + 1e-12, 0.0)
-        score, pick = drop.amax(2).max(1)
+    ) -> None:
+        """Pushes what is left of every node: itself where units could be fixed, else its two halves."""
+
+        def bound(rows: Tensor, phases: Tensor) -> Tensor:
+            return self.relaxation.bound(self._nodes(roots[rows], phases, theta[rows]))
+
+        decided = decide(bound, value, phase, ahead, self.threshold, self.effort.tries)
         for k, node in enumerate(nodes):
-            fixed = bool(away[k].any())
-            if fixed or float(score[k]) <= 0:
-                open_units = (phase[k] < 0).nonzero().squeeze(1)
-                if fixed and float(value[k]) > self.threshold:
-                    self._push(float(value[k]), node.root, phase[k], theta[k], node.inside)
-                    continue
-                if not len(open_units):
-                    continue
-                pick[k] = open_units[0]
+            if bool(decided.dead[k]):
+                continue
+            if bool(decided.fixed[k]):
+                self._push(float(value[k]), node.root, decided.phase[k], theta[k], node.inside)
+                continue
+            unit = int(decided.unit[k])
             for side in (0, 1):
                 child = phase[k].clone()
-                child[pick[k]] = side
-                self._push(
-                    min(float(value[k]), float(bound[k, int(pick[k]), side])), node.root, child, theta[k], node.inside
-                )
+                child[unit] = side
+                self._push(float(decided.halves[k, side]), node.root, child, theta[k], node.inside)
 
     def _possible(self, node: _Node) -> bool:
         """Whether a cell may agree with a node; full masks are settled here, and points found on the way tried."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -30,7 +29,8 @@ class Found:
 
 def dual_norm(v: Tensor, s: float) -> Tensor:
     """The s-norm over the last axis."""
-    return torch.linalg.vector_norm(v, s, dim=-1)
+    size: Tensor = torch.linalg.vector_norm(v, s, dim=-1)
+    return size
 
 
 def sample(network: ReluNetwork, spec: Tensor, s: float, z: Tensor) -> list[Found]:
@@ -39,7 +39,7 @@ def sample(network: ReluNetwork, spec: Tensor, s: float, z: Tensor) -> list[Foun
     clear = (a.abs() > _CLEAR * a.abs().amax(1, keepdim=True)) | _constant(network)
     on = a > 0
     some = max(1, _ENTRIES // (len(spec) * network.inputs))
-    norms = torch.cat([dual_norm(network.gradients(part[:, None], spec), s) for part in on.split(some)])
+    norms = torch.cat([dual_norm(network.gradients(part[:, None], spec), s) for part in torch.split(on, some)])
     best, pair = norms.max(1)
     best = torch.where(clear.all(1), best, 0.0)
     order = best.argsort(descending=True).tolist()
@@ -56,14 +56,14 @@ def climb(
     Returns:
         the last gradient, and the number of linear programmes solved.
     """
-    best, solved = start, 0
-    if start.on is None:
+    best, solved, at = start, 0, start.on
+    if at is None:
         return start, 0
     flips = torch.eye(network.units, dtype=torch.bool)
     c = spec[start.pair]
     refused: set[bytes] = set()
     while solved < _PROGRAMMES and time.perf_counter() < end:
-        masks = best.on ^ flips
+        masks = at ^ flips
         values = dual_norm(network.gradients(masks, c), s)
         for k in values.argsort(descending=True).tolist():
             if not values[k] > best.value * (1 + 1e-12) or solved >= _PROGRAMMES:
@@ -80,7 +80,7 @@ def climb(
                 and cells.domain.contains(z[None]).item()
                 and bool(torch.where(on, a >= 0, a <= 0).all())
             ):
-                best = Found(value=float(values[k]), pair=start.pair, on=on, z=z)
+                at, best = on, Found(value=float(values[k]), pair=start.pair, on=on, z=z)
                 break
             refused.add(name)
         else:
@@ -99,7 +99,7 @@ def ascend(network: ReluNetwork, spec: Tensor, s: float, starts: int, generator:
         rows = moving.nonzero().squeeze(1)
         if not len(rows):
             break
-        for part in rows.split(max(1, _ENTRIES // (network.units * network.inputs))):
+        for part in torch.split(rows, max(1, _ENTRIES // (network.units * network.inputs))):
             masks = on[part, None] ^ flips
             best, k = dual_norm(network.gradients(masks, spec[pair[part], None]), s).max(1)
             better = best > value[part] * (1 + 1e-12)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wassertight.certificates.lipschitz.cells import CellSearch, Effort, largest_gradient
-from wassertight.certificates.lipschitz.infinity import AtInfinity, far_slope, lower_slope
-from wassertight.certificates.lipschitz.network import ReluNetwork, read_network
+from wassertight.certificates.lipschitz.cells import largest_gradient
+from wassertight.certificates.lipschitz.infinity import AtInfinity, far_slope
+from wassertight.certificates.lipschitz.network import read_network
+from wassertight.certificates.lipschitz.outcome import CellSearch, Effort
 from wassertight.certificates.lipschitz.programmes import Domain
+from wassertight.certificates.lipschitz.recession import lower_slope
 from wassertight.certificates.lipschitz.slope import check_loss, steepest_rise
 from wassertight.geometry import norm_name
 from wassertight.inputs import check_inputs, check_labels
@@ -66,7 +67,7 @@ class LipschitzBounds:
 
 def lipschitz_constants(
     model: Model, x: Tensor, y: Tensor, *, norm: float, bounds: Bounds = (0.0, 1.0), loss: str = "margin",
-    seconds: float = 60.0, tolerance: float = 1e-6, seed: int = 0,
+    seconds: float = 60.0, tolerance: float = 1e-7, seed: int = 0,
 ) -> tuple[LipschitzBounds, ...]:  # fmt: skip
     """How steep a ReLU network's loss is: the constants of the linear worst-case bounds, smallest first.
 
@@ -132,14 +133,14 @@ def lipschitz_constants(
                 "p = 1, labels do not move",
                 _FLOATS,
             ),
-        )  # fmt: skip
+        )
     )
     return (*chain, top)
 
 
 def local_lipschitz(
     model: Model, x: Tensor, radius: float, *, norm: float, labels: tuple[int, ...], bounds: Bounds = (0.0, 1.0),
-    seconds: float = 60.0, tolerance: float = 1e-6, seed: int = 0,
+    seconds: float = 60.0, tolerance: float = 1e-7, seed: int = 0,
 ) -> LipschitzBounds:  # fmt: skip
     """L over the cells that meet the ball of a radius around one sample x (1, *features), cut with the box."""
     network = read_network(model, x)

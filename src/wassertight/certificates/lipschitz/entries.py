@@ -17,7 +17,7 @@ from wassertight.certificates.lipschitz.relaxation import SLACK, Relaxation
 def entry_bounds(network: ReluNetwork, c: Tensor, phase: Tensor) -> Tensor:
     """Upper bounds of `|(J_D' c)_i|` over masks that agree with a partial one (units,), for rows c; (rows, inputs)."""
     middle, half = Relaxation(network, 2.0).slopes(phase)
-    least, most = (middle - half.abs()).split(network.sizes), (middle + half.abs()).split(network.sizes)
+    least, most = torch.split(middle - half.abs(), network.sizes), torch.split(middle + half.abs(), network.sizes)
     ends = [(c, c)]
     for t in range(len(network.sizes) - 1, 0, -1):
         w = network.weights[t]

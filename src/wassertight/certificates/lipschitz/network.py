@@ -46,9 +46,9 @@ class ReluNetwork:
         return len(self.weights[-1])
 
     @cached_property
-    def sizes(self) -> tuple[int, ...]:
+    def sizes(self) -> list[int]:
         """Units of every hidden layer."""
-        return tuple(len(b) for b in self.biases[:-1])
+        return [len(b) for b in self.biases[:-1]]
 
     @property
     def units(self) -> int:
@@ -82,7 +82,7 @@ class ReluNetwork:
     def gradients(self, on: Tensor, c: Tensor) -> Tensor:
         """`J' c` for masks on (..., units) and rows c (..., classes) of logit weights, (..., inputs)."""
         g = c @ self.weights[-1]
-        slopes = self.slopes(on).split(self.sizes, -1) if self.sizes else ()
+        slopes = torch.split(self.slopes(on), self.sizes, -1) if self.sizes else ()
         for w, s in zip(reversed(self.weights[:-1]), reversed(slopes), strict=True):
             g = (g * s) @ w
         return g

@@ -84,24 +84,24 @@ class Relaxation:
         sizes, volume = self.network.sizes, 0.0 * nodes.c[:, 0]
         fine = torch.ones(len(nodes.c), dtype=torch.bool)
         lam = theta[:, : self.network.units].exp()
-        for t, (m, h, l) in enumerate(
-            zip(middle.split(sizes, 1), half.split(sizes, 1), lam.split(sizes, 1), strict=True)
+        for t, (m, h, mu) in enumerate(
+            zip(torch.split(middle, sizes, 1), torch.split(half, sizes, 1), torch.split(lam, sizes, 1), strict=True)
         ):
             if t > 0:
                 w = self.network.weights[t]
                 k = w @ k @ w.T
             free = h != 0
-            l = torch.where(free, l, 0.0)
-            matrix = torch.diag_embed(torch.where(free, l, 1.0)) - h[:, :, None] * k * h[:, None, :]
+            mu = torch.where(free, mu, 0.0)
+            matrix = torch.diag_embed(torch.where(free, mu, 1.0)) - h[:, :, None] * k * h[:, None, :]
             factor, info = torch.linalg.cholesky_ex(matrix)
             fine = fine & (info == 0)
             volume = (
                 volume
                 + 2 * factor.diagonal(dim1=1, dim2=2).clamp_min(1e-300).log().sum(1)
-                - torch.where(free, l.clamp_min(1e-300).log(), 0.0).sum(1)
+                - torch.where(free, mu.clamp_min(1e-300).log(), 0.0).sum(1)
             )
             mixed = torch.linalg.solve_triangular(factor, h[:, :, None] * k * m[:, None, :], upper=False)
-            k = m[:, :, None] * k * m[:, None, :] + torch.diag_embed(l * (1 + SLACK)) + mixed.mT @ mixed
+            k = m[:, :, None] * k * m[:, None, :] + torch.diag_embed(mu * (1 + SLACK)) + mixed.mT @ mixed
         square = torch.einsum("bi,bij,bj->b", nodes.c, k, nodes.c)
         value = (square + constant) / 2 if self.s == 1 else square.clamp_min(0).sqrt()
         fine = fine & value.isfinite()
@@ -130,20 +130,20 @@ class Relaxation:
             theta[:, units:] = (share / share.sum() * guess.clamp_min(1e-9)[:, None]).log()
         k, _ = self.gram(nodes, theta)
         sizes, at = self.network.sizes, 0
-        for t, (m, h) in enumerate(zip(middle.split(sizes, 1), half.split(sizes, 1), strict=True)):
+        for t, (m, h) in enumerate(zip(torch.split(middle, sizes, 1), torch.split(half, sizes, 1), strict=True)):
             if t > 0:
                 k = self.network.weights[t] @ k @ self.network.weights[t].T
             g = h[:, :, None] * k * h[:, None, :]
             sums = g.abs().sum(2)
             sums = torch.where(h != 0, sums + 1e-6 * sums.amax(1, keepdim=True) + 1e-12, 1.0)
             top = torch.linalg.eigvalsh(g * sums.rsqrt()[:, :, None] * sums.rsqrt()[:, None, :])[:, -1:]
-            l = 1.1 * sums * top.clamp_min(1e-3)
-            theta[:, at : at + sizes[t]] = l.log()
+            mu = 1.1 * sums * top.clamp_min(1e-3)
+            theta[:, at : at + sizes[t]] = mu.log()
             at += sizes[t]
-            mixed = torch.linalg.solve(torch.diag_embed(l) - g, h[:, :, None] * k * m[:, None, :])
+            mixed = torch.linalg.solve(torch.diag_embed(mu) - g, h[:, :, None] * k * m[:, None, :])
             k = (
                 m[:, :, None] * k * m[:, None, :]
-                + torch.diag_embed(torch.where(h != 0, l, 0.0))
+                + torch.diag_embed(torch.where(h != 0, mu, 0.0))
                 + m[:, :, None] * k * h[:, None, :] @ mixed
             )
         return theta
