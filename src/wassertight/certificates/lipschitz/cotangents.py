@@ -15,14 +15,23 @@ the convex hull for any interval of slopes, so that leaky, smooth and product op
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from wassertight.certificates.lipschitz.blocks import Block, blocks
-from wassertight.certificates.lipschitz.derivatives import slope_range
-from wassertight.certificates.lipschitz.maps import Factors, Interval, Largest, LocalMap, Normed, Shares, Slopes, interval
+from wassertight.certificates.lipschitz.maps import (
+    Factors,
+    Interval,
+    Largest,
+    LocalMap,
+    Normed,
+    Shares,
+    Slopes,
+    interval,
+)
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.operations import (
@@ -37,6 +46,7 @@ from wassertight.certificates.propagation.operations import (
 )
 from wassertight.certificates.propagation.propagation import Bounds
 
+Values = Callable[[dict[int, Tensor]], Tensor]
 _ROOM = 6 * 10**6
 """Entries of one tensor of rows held at once."""
 _ROUNDING = 1e-12
@@ -66,8 +76,7 @@ def local_maps(graph: Graph, bounds: Bounds) -> dict[int, LocalMap]:
             rivals = operation.windows(high) >= operation.apply(low)[..., None]
             found[index] = Largest(operation=operation, rivals=rivals.to(low))
         elif isinstance(operation, Activation):
-            least, most = slope_range(operation, *low_high[0])
-            found[index] = Slopes(least=least, most=most)
+            found[index] = Slopes.of(operation, *low_high[0])
     return found
 
 
@@ -88,10 +97,12 @@ class Cotangents:
     Args:
         maps: as `local_maps` gives them, for N samples.
         top: cotangents of the logits (N, classes), one row a sample.
+        values: lower bounds (N, k) of `sum of <b, v>` over rows b (N, k, *shape) on the values v of some nodes.
     """
 
-    def __init__(self, graph: Graph, maps: dict[int, LocalMap], top: Tensor) -> None:
-        self.graph, self.maps, self.top = graph, maps, top
+    def __init__(self, graph: Graph, maps: dict[int, LocalMap], top: Tensor, values: Values) -> None:
+        self.graph, self.maps, self.top, self.values = graph, maps, top, values
+        self.linked = any(self._lines(index) for index in maps)
         self.steps: list[tuple[int, tuple[int, ...]]] = []
         known = blocks(graph)
         hidden = frozenset[int]().union(*(block.inner for block in known.values()))
@@ -102,10 +113,12 @@ class Cotangents:
         self.found: dict[int, Interval] = {}
         self._sizes: dict[int, Affine] = {}
 
-    def intervals(self, *, linear: int = 0) -> Interval:
+    def intervals(self, r: float, *, linear: int = 0) -> Interval:
         """Bounds of the gradient with respect to the input, (N, *source).
 
         Args:
+            r: the ground norm: entries that cannot matter for the gradient's dual norm are not refined (for inf, those
+                whose sign is known: `lower` on their signed sum is better).
             linear: refine by linear bounds what takes at most so many rows a node; 0 leaves intervals.
         """
         last = len(self.graph.nodes) - 1
@@ -130,7 +143,7 @@ class Cotangents:
                 pending[parent] = centre, width + _ROUNDING * (centre.abs() + width)
         zero = self.top.new_zeros(len(self.top), *self.graph.source)
         g = pending.get(0, (zero, zero))
-        self.found[0] = self._refined(0, g, linear) if linear else g
+        self.found[0] = self._refined(0, g, linear, r) if linear else g
         return self.found[0]
 
     def lower(self, index: int, a: Tensor) -> Tensor:
@@ -138,6 +151,15 @@ class Cotangents:
 
         Bounds of the cotangents above the node must have been found by `intervals`.
         """
+        best = self._lower(index, a, None)
+        if not self.linked:
+            return best
+        held: dict[int, Tensor] = {}
+        constant = self._lower(index, a, held)
+        return torch.fmax(best, constant + self.values(held)) if held else best
+
+    def _lower(self, index: int, a: Tensor, held: dict[int, Tensor] | None) -> Tensor:
+        """The same; with `held`, rows on the values of activations' arguments are left there, to be added."""
         constant, rows = a.new_zeros(a.shape[:2]), {index: a}
         uses = dict(self.uses)
         for step, parents in self.steps:
@@ -146,7 +168,10 @@ class Cotangents:
                 continue
             operation = self.graph.nodes[step].operation
             if step in self.maps:
-                rows[step], shift = self._line(step, self.maps[step].forward(given))
+                if held is not None and self._lines(step):
+                    rows[step], shift = self._link(step, parents[0], given[0], held)  # type: ignore[arg-type]
+                else:
+                    rows[step], shift = self._line(step, self.maps[step].forward(given))
                 constant = constant + shift
             elif isinstance(operation, Add):
                 present = [part for part in given if part is not None]
@@ -162,6 +187,10 @@ class Cotangents:
         last = rows.get(len(self.graph.nodes) - 1)
         return constant if last is None else constant + (last @ self.top[:, :, None]).squeeze(2)
 
+    def _lines(self, index: int) -> bool:
+        """Whether a node's derivative follows its argument."""
+        return getattr(self.maps[index], "lines", None) is not None
+
     def _line(self, index: int, s: Interval) -> tuple[Tensor, Tensor]:
         """The line under `s g` for s in an interval (N, k, *shape) and g in its own: slope, and shift summed (N, k)."""
         centre, width = s
@@ -173,30 +202,61 @@ class Cotangents:
         drop = torch.where(crossing, 2 * low * high / span, 0.0)
         return centre + width * tilt, (width * drop).flatten(2).sum(2)
 
-    def _refined(self, index: int, g: Interval, most: int) -> Interval:
-        """The better of an interval and linear bounds, for the entries that can use them."""
+    def _link(self, index: int, parent: int, a: Tensor, held: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """Like `_line` for an activation whose slope s follows its argument.
+
+        With centres c and half-widths w every e in [-1, 1] gives a plane under `s g` (McCormick's two, mixed),
+
+            (c_s + e w_s) g + (c_g + e w_g) s - c_s c_g - w_s w_g - e (c_s w_g + w_s c_g),
+
+        and s lies between lines. The e at which s counts least is taken, which never gives less than `_line`.
+        """
+        part, (g, width) = self.maps[index], self.found[index]
+        assert isinstance(part, Slopes) and part.lines is not None
+        middle, half = interval(part.least, part.most)
+        e = -torch.where(g.abs() < width, g / width.clamp_min(torch.finfo(g.dtype).tiny), g.sign())
+        weight, lines = (g + e * width)[:, None], part.lines
+        sound = torch.isfinite(lines.lower_shift) & torch.isfinite(lines.upper_shift)
+        under = torch.where(sound, lines.lower_slope, 0.0), torch.where(sound, lines.lower_shift, part.least)
+        over = torch.where(sound, lines.upper_slope, 0.0), torch.where(sound, lines.upper_shift, part.most)
+        row, size = a * weight, a.abs()
+        above, below = row.clamp_min(0), row.clamp_max(0)
+        pulled = above * under[0][:, None] + below * over[0][:, None]
+        held[parent] = held[parent] + pulled if parent in held else pulled
+        constant = above * under[1][:, None] + below * over[1][:, None] - row * middle[:, None]
+        constant = constant - size * (half * (width + e * g))[:, None]
+        return a * middle[:, None] + size * (e * half)[:, None], constant.flatten(2).sum(2)
+
+    def _refined(self, index: int, g: Interval, most: int, r: float = math.inf) -> Interval:
+        """The better of an interval and linear bounds, for the entries that can use them, largest first."""
         low, high = g[0] - g[1], g[0] + g[1]
-        wanted = torch.ones_like(low, dtype=torch.bool)
+        wanted = (low < 0) & (high > 0) if math.isinf(r) else torch.ones_like(low, dtype=torch.bool)
         if index in self.maps:
-            wanted = (low < 0) & (high > 0) & ~torch.as_tensor(self.maps[index].exact(), device=low.device)
-        flat = wanted.flatten(1)
-        count = int(flat.sum(1).max())
-        last = len(self.graph.nodes) - 1
-        if count == 0 or count > most or index == last or not torch.isfinite(g[0] + g[1]).all():
+            wanted |= torch.full_like(wanted, self._lines(index))
+            wanted &= ~torch.as_tensor(self.maps[index].exact(), device=low.device)
+        count = int(wanted.flatten(1).sum(1).max())
+        if count == 0 or count > most or index == len(self.graph.nodes) - 1 or not torch.isfinite(g[0] + g[1]).all():
             return g
-        rows = flat.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
+        below, over = low.flatten(1).clone(), high.flatten(1).clone()
+        size = torch.maximum(-below, over)
+        rows = torch.where(wanted.flatten(1), size, -1.0).argsort(dim=1, descending=True)[:, :count]
         above = [index, *(k for k, _ in self.steps if index in self.graph.ancestors[k])]
         widest = max(math.prod(self.graph.nodes[k].shape) for k in above)
-        below, over = low.flatten(1).clone(), high.flatten(1).clone()
+        reached = torch.zeros_like(size[:, 0])
         for part in rows.split(max(1, _ROOM // (2 * widest * len(low))), dim=1):
-            hot = torch.zeros(*part.shape, flat.shape[1], dtype=low.dtype, device=low.device)
+            if r == 1 and bool((size.gather(1, part[:, :1]).squeeze(1) <= reached).all()):
+                break
+            hot = torch.zeros(*part.shape, size.shape[1], dtype=low.dtype, device=low.device)
             hot.scatter_(2, part[:, :, None], 1.0)
             a = torch.cat((hot, -hot), 1).view(len(low), -1, *low.shape[1:])
-            least, most_ = self.lower(index, a).chunk(2, dim=1)
-            slack = 1e3 * _ROUNDING * torch.maximum(below.abs(), over.abs()).gather(1, part)
-            below.scatter_(1, part, torch.maximum(below.gather(1, part), least - slack))
-            over.scatter_(1, part, torch.minimum(over.gather(1, part), slack - most_))
-        return interval(below.view_as(low), torch.maximum(below, over).view_as(low))
+            least, greatest = self.lower(index, a).chunk(2, dim=1)
+            slack = 1e3 * _ROUNDING * size.gather(1, part)
+            least = torch.maximum(below.gather(1, part), least - slack)
+            greatest = torch.minimum(over.gather(1, part), slack - greatest)
+            below.scatter_(1, part, least)
+            over.scatter_(1, part, torch.maximum(least, greatest))
+            reached = torch.maximum(reached, torch.maximum(-least, greatest).amax(1))
+        return interval(below.view_as(low), over.view_as(low))
 
     def _transposed(self, index: int, operation: Affine, g: Interval) -> Interval:
         if index not in self._sizes:

@@ -29,7 +29,9 @@ def slope_range(activation: Activation, low: Tensor, high: Tensor) -> tuple[Tens
     [[0.0, 1.0], [1.0, 1.0]]
     """
     if isinstance(activation, Hinge):
-        left, right = (torch.as_tensor(s, dtype=low.dtype, device=low.device) for s in (activation.left, activation.right))
+        left, right = (
+            torch.as_tensor(s, dtype=low.dtype, device=low.device) for s in (activation.left, activation.right)
+        )
         slopes = torch.stack((left.expand_as(low), right.expand_as(low)))
         return _extremes(slopes, torch.stack((low <= 0, high >= 0)))
     if isinstance(activation, Ramp):

@@ -32,12 +32,13 @@ from torch import Tensor
 
 from wassertight.certificates.lipschitz.cotangents import Cotangents, local_maps
 from wassertight.certificates.lipschitz.ellipsoids import Ellipsoids, applies
-from wassertight.certificates.lipschitz.derivatives import slope_range
 from wassertight.certificates.lipschitz.maps import Factors, Interval, LocalMap, Normed, Shares, Slopes
 from wassertight.certificates.lipschitz.norms import SLACK, local_products
+from wassertight.certificates.propagation.backward import lower_bounds
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.propagation import Propagation, specification
 from wassertight.certificates.propagation.region import Region, covering_radius
+from wassertight.certificates.propagation.relaxations import dot
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.geometry import conjugate, norm
 from wassertight.types import Bounds, InputError
@@ -112,8 +113,9 @@ class _Local:
         self.whole, self.graph, self.r = graph, propagation.graph, propagation.r
         self.x, self.t, self.spec = x, t, spec
         self.finite = torch.isfinite(t)
-        region = Region.of(x, torch.where(self.finite, t, 1.0), self.r, bounds)
-        self.bounds = propagation.bounds(propagation.enter(region))
+        self.region = propagation.enter(Region.of(x, torch.where(self.finite, t, 1.0), self.r, bounds))
+        self.bounds = propagation.bounds(self.region)
+        self.relaxations = propagation.relaxations(self.bounds)
         self.stretch = torch.ones_like(x[:1])
         for scaling in propagation.entry:
             self.stretch = self.stretch * scaling.scale
@@ -125,8 +127,9 @@ class _Local:
             ellipsoids = Ellipsoids(self.graph, self.x, self.t, self.bounds)
             best.append(ellipsoids.squares(self.spec, descents).sqrt())
             for index, ends in ellipsoids.ends.items():
-                least, most = slope_range(self.graph.nodes[index].operation, *ends)  # type: ignore[arg-type]
-                maps[index] = Slopes(least=least, most=most)
+                if not isinstance(maps.get(index), Slopes):
+                    continue
+                maps[index] = Slopes.of(self.graph.nodes[index].operation, *ends)  # type: ignore[arg-type]
         best.append(self._entries(maps, 0))
         if rows:
             best.append(self._entries(maps, rows))
@@ -140,13 +143,27 @@ class _Local:
         """Dual norm of the gradient's largest entries, or for r = inf a linear bound of their sum."""
         n, m = self.spec.shape[:2]
         repeated = {index: part.repeated(m) for index, part in maps.items()}  # type: ignore[attr-defined]
-        cotangents = Cotangents(self.graph, repeated, self.spec.flatten(0, 1))
-        g = cotangents.intervals(linear=rows)
+        cotangents = Cotangents(self.graph, repeated, self.spec.flatten(0, 1), self._values)
+        g = cotangents.intervals(self.r, linear=rows)
         g = g[0] * self.stretch, g[1] * self.stretch.abs()
         size = norm(g[0].abs() + g[1], conjugate(self.r))
         if rows and math.isinf(self.r):
             size = torch.minimum(size, self._sum(cotangents, g))
         return size.view(n, m)
+
+    def _values(self, rows: dict[int, Tensor]) -> Tensor:
+        """Lower bounds of the sum of `<b, v>` over rows b (n m, k, *shape) on the values v of some nodes: (n m, k)."""
+        first, (n, m) = next(iter(rows.values())), self.spec.shape[:2]
+        k, last = first.shape[1], len(self.graph.nodes) - 1
+        held = {index: b.reshape(n, m * k, *b.shape[2:]) for index, b in rows.items()}
+        points = {index: (b, torch.zeros_like(b[:, :1])) for index, b in held.items()}
+        blank = first.new_zeros(n, m * k, self.graph.classes)
+        found = lower_bounds(self.graph, last, blank, self.region, self.relaxations, tight=False, multipliers=points)
+        # the lines hold for the argument as rounding may move it
+        error = sum(
+            (dot(b.abs(), self.bounds.error[index][:, None]) for index, b in held.items()), torch.zeros_like(found)
+        )
+        return (found - error).view(n * m, k)
 
     def _sum(self, cotangents: Cotangents, g: Interval) -> Tensor:
         """Upper bound of the sum of absolute entries: every one under its chord, all of them in one row."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from wassertight.certificates.lipschitz.derivatives import slope_range
+from wassertight.certificates.lipschitz.linked import slope_lines
+from wassertight.certificates.propagation.activations import Activation, Enclosure
 from wassertight.certificates.propagation.operations import Maximum, Product
 
 Interval = tuple[Tensor, Tensor]
@@ -57,18 +60,32 @@ class Samples:
 
     def repeated(self, times: int) -> Self:
         """The same with every sample `times` in a row."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(
-            **{k: v.repeat_interleave(times, 0) if isinstance(v, Tensor) else v for k, v in parts.items()}
-        )
+        return type(self)(**{f.name: _repeated(getattr(self, f.name), times) for f in fields(self)})
+
+
+def _repeated(value: Any, times: int) -> Any:
+    if isinstance(value, Enclosure):
+        return Enclosure(**{f.name: _repeated(getattr(value, f.name), times) for f in fields(value)})
+    return value.repeat_interleave(times, 0) if isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slopes(Samples):
-    """An elementwise function whose slope lies in [least, most]."""
+    """An elementwise function whose slope lies in [least, most].
+
+    Attributes:
+        lines: lines around the slope as a function of the argument, or None.
+    """
 
     least: Tensor
     most: Tensor
+    lines: Enclosure | None = None
+
+    @classmethod
+    def of(cls, activation: Activation, low: Tensor, high: Tensor) -> Slopes:
+        """Over bounds of the argument."""
+        least, most = slope_range(activation, low, high)
+        return cls(least=least, most=most, lines=slope_lines(activation, low, high))
 
     def forward(self, rows: Sequence[Tensor | None]) -> Interval:
         """Entry times slope."""

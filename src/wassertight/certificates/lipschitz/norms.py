@@ -214,7 +214,9 @@ def _torus(operation: Convolution) -> float:
         for k, s in ((0, vertical), (1, horizontal))
     )
     taps = [-(-spread.shape[2] // vertical), -(-spread.shape[3] // horizontal)]
-    spread = functional.pad(spread, (0, taps[1] * horizontal - spread.shape[3], 0, taps[0] * vertical - spread.shape[2]))
+    spread = functional.pad(
+        spread, (0, taps[1] * horizontal - spread.shape[3], 0, taps[0] * vertical - spread.shape[2])
+    )
     parts = spread.view(out, inner, taps[0], vertical, taps[1], horizontal).permute(0, 1, 3, 5, 2, 4)
     kernel = parts.reshape(operation.groups, out // operation.groups, -1, *taps)
     transformed = torch.fft.fft2(kernel, s=(height, width)).flatten(3).permute(0, 3, 1, 2)
