@@ -6,6 +6,7 @@ not recognised stays a chain of single operations, which is looser but sound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
+from wassertight.certificates.propagation.curves import Curve
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.operations import Dense, Elementwise, Product, Rearrangement
 
@@ -50,6 +52,38 @@ def blocks(graph: Graph) -> dict[int, Block]:
         if block is not None and _closed(graph, block):
             found[index] = block
     return found
+
+
+def capped(graph: Graph) -> Graph:
+    """The graph with `exp(min(a, 80))` in its softmaxes, which never overflows: their values move by at most `NEGLIGIBLE`.
+
+    A difference above 80 says that the share is below exp(-80), and it stays so.
+    """
+    nodes = list(graph.nodes)
+    for block in blocks(graph).values():
+        for index in block.inner:
+            if block.kind == "softmax" and _named(graph, index, "exp"):
+                nodes[index] = replace(nodes[index], operation=_CAPPED)
+    return Graph(tuple(nodes))
+
+
+def _exponential(a: Tensor) -> Tensor:
+    return torch.exp(a.clamp_max(_CAP))
+
+
+_CAP = 80.0
+NEGLIGIBLE = 2e-35
+"""Above exp(-80)."""
+_CAPPED = Curve(
+    name="exp",
+    function=_exponential,
+    value=_exponential,
+    slope=_exponential,
+    slope_above=torch.zeros_like,
+    bends=(_CAP,),
+    image=(0.0, math.inf),
+    grain=0.0,
+)
 
 
 def _named(graph: Graph, index: int, name: str) -> bool:

@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from wassertight.certificates.lipschitz.blocks import Block, blocks
+from wassertight.certificates.lipschitz.blocks import NEGLIGIBLE, Block, blocks
 from wassertight.certificates.lipschitz.maps import (
     Factors,
     Interval,
@@ -83,7 +83,7 @@ def local_maps(graph: Graph, bounds: Bounds) -> dict[int, LocalMap]:
 def _block(block: Block, ends: object) -> LocalMap:
     low, high = ends(block.end)  # type: ignore[operator]
     if block.kind == "softmax":
-        return Shares(least=low.clamp(0, 1), most=high.clamp(0, 1))
+        return Shares(least=(low - NEGLIGIBLE).clamp(0, 1), most=(high + NEGLIGIBLE).clamp(0, 1))
     least, most = ends(block.scale)  # type: ignore[operator]
     value, width = interval(low, high)
     return Normed(
@@ -177,7 +177,8 @@ class Cotangents:
                 present = [part for part in given if part is not None]
                 rows[step] = sum(present[1:], present[0])
             else:
-                assert isinstance(operation, Affine) and given[0] is not None
+                assert isinstance(operation, Affine)
+                assert given[0] is not None
                 flat = operation.linear(given[0].flatten(0, 1))
                 rows[step] = flat.view(*a.shape[:2], *flat.shape[1:])
             for parent in set(parents):
@@ -212,7 +213,8 @@ class Cotangents:
         and s lies between lines. The e at which s counts least is taken, which never gives less than `_line`.
         """
         part, (g, width) = self.maps[index], self.found[index]
-        assert isinstance(part, Slopes) and part.lines is not None
+        assert isinstance(part, Slopes)
+        assert part.lines is not None
         middle, half = interval(part.least, part.most)
         e = -torch.where(g.abs() < width, g / width.clamp_min(torch.finfo(g.dtype).tiny), g.sign())
         weight, lines = (g + e * width)[:, None], part.lines
@@ -243,7 +245,7 @@ class Cotangents:
         above = [index, *(k for k, _ in self.steps if index in self.graph.ancestors[k])]
         widest = max(math.prod(self.graph.nodes[k].shape) for k in above)
         reached = torch.zeros_like(size[:, 0])
-        for part in rows.split(max(1, _ROOM // (2 * widest * len(low))), dim=1):
+        for part in torch.split(rows, max(1, _ROOM // (2 * widest * len(low))), dim=1):
             if r == 1 and bool((size.gather(1, part[:, :1]).squeeze(1) <= reached).all()):
                 break
             hot = torch.zeros(*part.shape, size.shape[1], dtype=low.dtype, device=low.device)

@@ -7,6 +7,7 @@ each piece. Where a kink lies in the interval, both sides count, and so does all
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def steepest(activation: Activation, like: Tensor) -> Tensor:
 def _curved(curve: Curve, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     low, high = low.clamp_min(curve.least), high.clamp_min(curve.least)
     edges, slopes, met = (-math.inf, *curve.bends, math.inf), [], []
-    for place, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for place, (begin, end) in enumerate(pairwise(edges)):
         convex = curve.convex_first == (place % 2 == 0)
         derivative = curve.slope if convex or curve.slope_above is None else curve.slope_above
         here = (low <= end) & (high >= begin)

@@ -76,7 +76,8 @@ class Ellipsoids:
     """
 
     def __init__(self, graph: Graph, x: Tensor, t: Tensor, bounds: Bounds) -> None:
-        self.graph, self.ends, self.layers = graph, {}, list[_Layer]()
+        self.graph, self.layers = graph, list[_Layer]()
+        self.ends: dict[int, tuple[Tensor, Tensor]] = {}
         bent = [k for k, node in enumerate(graph.nodes) if not node.affine]
         arguments = {k: self._argument(k, x) for k in bent}
         sizes = {k: math.prod(graph.nodes[k].shape) for k in (0, *bent)}
@@ -135,12 +136,10 @@ class Ellipsoids:
                     p = _behind(layer, p, scale)
                 value = _forms(rows, p)
                 loss = value.clamp_min(torch.finfo(spec.dtype).tiny).log().sum()
-                optimiser.zero_grad()
-                loss.backward()
+                gradients = torch.autograd.grad(loss, scales, allow_unused=True)
             best = torch.fmin(best, value.detach())
-            for s in scales:
-                if s.grad is not None:
-                    s.grad.nan_to_num_(0.0, 0.0, 0.0)
+            for s, gradient in zip(scales, gradients, strict=True):
+                s.grad = None if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
             optimiser.step()
             schedule.step()
         return best
@@ -191,7 +190,8 @@ def _above(t: Tensor, layer: _Layer, half: Tensor, scale: Tensor | None) -> Tens
         d, share = d * scale[:, 1:].exp(), scale[:, :1].exp()
     d = torch.where(half > 0, d, 1.0)
     top = torch.linalg.eigvalsh(t * d.rsqrt()[:, :, None] * d.rsqrt()[:, None])[:, -1:]
-    return d * top.clamp_min(1e-30) * (1 + _MARGIN + share)
+    s: Tensor = d * top.clamp_min(1e-30) * (1 + _MARGIN + share)
+    return s
 
 
 def _variances(matrix: Tensor, p: Tensor | None) -> Tensor:

@@ -30,10 +30,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from wassertight.certificates.lipschitz.blocks import capped
 from wassertight.certificates.lipschitz.cotangents import Cotangents, local_maps
 from wassertight.certificates.lipschitz.ellipsoids import Ellipsoids, applies
 from wassertight.certificates.lipschitz.maps import Factors, Interval, LocalMap, Normed, Shares, Slopes
 from wassertight.certificates.lipschitz.norms import SLACK, local_products
+from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.backward import lower_bounds
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.propagation import Propagation, specification
@@ -89,6 +91,7 @@ def jacobian_bounds(
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     x, t = x.double(), t.to(x.device).double()
+    graph = capped(graph)
     t = torch.minimum(t, covering_radius(x, r, bounds))
     spec = -specification(y, graph.classes, torch.float64)
     propagation = Propagation(graph, r, method="crown" if method == "linear" else "interval", rounding=_EXACT)
@@ -127,9 +130,9 @@ class _Local:
             ellipsoids = Ellipsoids(self.graph, self.x, self.t, self.bounds)
             best.append(ellipsoids.squares(self.spec, descents).sqrt())
             for index, ends in ellipsoids.ends.items():
-                if not isinstance(maps.get(index), Slopes):
-                    continue
-                maps[index] = Slopes.of(self.graph.nodes[index].operation, *ends)  # type: ignore[arg-type]
+                activation = self.graph.nodes[index].operation
+                if isinstance(maps.get(index), Slopes) and isinstance(activation, Activation):
+                    maps[index] = Slopes.of(activation, *ends)
         best.append(self._entries(maps, 0))
         if rows:
             best.append(self._entries(maps, rows))
@@ -156,9 +159,11 @@ class _Local:
         first, (n, m) = next(iter(rows.values())), self.spec.shape[:2]
         k, last = first.shape[1], len(self.graph.nodes) - 1
         held = {index: b.reshape(n, m * k, *b.shape[2:]) for index, b in rows.items()}
-        points = {index: (b, torch.zeros_like(b[:, :1])) for index, b in held.items()}
+        points = {index: (b, torch.zeros_like(b[:, :1])) for index, b in held.items() if index}
         blank = first.new_zeros(n, m * k, self.graph.classes)
         found = lower_bounds(self.graph, last, blank, self.region, self.relaxations, tight=False, multipliers=points)
+        if 0 in held:
+            found = found + self.region.minimum(held[0], tight=False)
         # the lines hold for the argument as rounding may move it
         error = sum(
             (dot(b.abs(), self.bounds.error[index][:, None]) for index, b in held.items()), torch.zeros_like(found)
@@ -179,9 +184,8 @@ class _Local:
         """Product of norms with slopes over the region."""
         found = {index: _steepness(part, self.r) for index, part in maps.items()}
         local = {index: v.double().cpu() for index, v in found.items() if v is not None}
-        if not self.whole.nodes == self.graph.nodes:
-            return local_products(self.graph, self.r, self.spec, local).to(self.x) * float(self.stretch.abs().max())
-        return local_products(self.graph, self.r, self.spec, local).to(self.x)
+        inside = local_products(self.graph, self.r, self.spec, local).to(self.x)
+        return inside * float(self.stretch.abs().max())
 
 
 def _steepness(part: LocalMap, r: float) -> Tensor | None:
@@ -207,21 +211,3 @@ def _steepness(part: LocalMap, r: float) -> Tensor | None:
             return torch.stack((rows[1], columns[1]))
         return torch.stack(((rows[0] * rows[1]).sqrt(), (columns[0] * columns[1]).sqrt()))
     return None
-
-
-def nested_bounds(
-    graph: Graph, x: Tensor, y: Tensor, radii: Tensor, r: float, bounds: Bounds, **options: object
-) -> Float[Tensor, "m n classes"]:
-    """Step functions of the radius: `L[k]` holds on the ball of radius `radii[k]`, and never falls with k.
-
-    Args:
-        radii: ascending, (m,) for all samples or (m, n).
-        options: as for `jacobian_bounds`.
-    """
-    if radii.ndim == 1:
-        radii = radii[:, None].expand(-1, len(x))
-    if not bool((radii.diff(dim=0) >= 0).all()):
-        raise InputError("radii must ascend")
-    steps = [jacobian_bounds(graph, x, y, t, r, bounds, **options) for t in radii]  # type: ignore[arg-type]
-    # a bound on a larger ball holds on every smaller one
-    return torch.stack(steps).flip(0).cummin(0).values.flip(0)

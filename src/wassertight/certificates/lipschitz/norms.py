@@ -30,14 +30,12 @@ from wassertight.certificates.lipschitz.segments import segment_rows
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.operations import (
-    Add,
     Affine,
     Convolution,
     Dense,
     Elementwise,
     Maximum,
     Product,
-    Rearrangement,
 )
 from wassertight.geometry import conjugate, norm
 
@@ -147,12 +145,12 @@ class Norms:
             return 0.5
         if block is not None:
             count = math.prod(self.graph.nodes[index].shape[-block.axes :])
-            return block.eps**-0.5 * (1.0 if self.r == 2 else count**0.5)
+            return math.sqrt((1 if self.r == 2 else count) / block.eps)
         if isinstance(operation, Maximum):
             if math.isinf(self.r):
                 return 1.0
             ones = operation.windows(torch.ones(1, *operation.source), outside=0.0)
-            return float(operation.fold(ones).max()) ** (1 / self.r)
+            return math.pow(float(operation.fold(ones).max()), 1 / self.r)
         assert isinstance(operation, Activation)
         shape = self.graph.nodes[index].shape
         return float(steepest(operation, torch.zeros(shape).to(self.like)).max())
