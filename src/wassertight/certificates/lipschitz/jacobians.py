@@ -33,7 +33,7 @@ from torch import Tensor
 from wassertight.certificates.lipschitz.blocks import capped
 from wassertight.certificates.lipschitz.cotangents import Cotangents, local_maps
 from wassertight.certificates.lipschitz.ellipsoids import Ellipsoids, applies
-from wassertight.certificates.lipschitz.maps import Factors, Interval, LocalMap, Normed, Shares, Slopes
+from wassertight.certificates.lipschitz.maps import Factors, Interval, LocalMap, Normed, Shares, Slopes, repeated
 from wassertight.certificates.lipschitz.norms import SLACK, local_products
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.backward import lower_bounds
@@ -145,8 +145,8 @@ class _Local:
     def _entries(self, maps: Mapping[int, LocalMap], rows: int) -> Tensor:
         """Dual norm of the gradient's largest entries, or for r = inf a linear bound of their sum."""
         n, m = self.spec.shape[:2]
-        repeated = {index: part.repeated(m) for index, part in maps.items()}  # type: ignore[attr-defined]
-        cotangents = Cotangents(self.graph, repeated, self.spec.flatten(0, 1), self._values)
+        batched = {index: repeated(part, m) for index, part in maps.items()}
+        cotangents = Cotangents(self.graph, batched, self.spec.flatten(0, 1), self._values)
         g = cotangents.intervals(self.r, linear=rows)
         g = g[0] * self.stretch, g[1] * self.stretch.abs()
         size = norm(g[0].abs() + g[1], conjugate(self.r))

@@ -8,8 +8,8 @@ directions at the value; `backward` takes intervals of cotangents at the value t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ Interval = tuple[Tensor, Tensor]
 """Centre and half-width."""
 
 
+@runtime_checkable
 class LocalMap(Protocol):
     """An interval of Jacobians of one operation, one a sample."""
 
@@ -54,13 +55,10 @@ def meet(a: Interval, b: Interval) -> Interval:
     return interval(low, torch.maximum(low, high))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """A map's tensors, one a sample."""
-
-    def repeated(self, times: int) -> Self:
-        """The same with every sample `times` in a row."""
-        return type(self)(**{f.name: _repeated(getattr(self, f.name), times) for f in fields(self)})
+def repeated(part: LocalMap, times: int) -> LocalMap:
+    """The same map with every sample `times` in a row."""
+    assert isinstance(part, (Slopes, Factors, Largest, Shares, Normed))
+    return replace(part, **{f.name: _repeated(getattr(part, f.name), times) for f in fields(part)})
 
 
 def _repeated(value: Any, times: int) -> Any:
@@ -70,7 +68,7 @@ def _repeated(value: Any, times: int) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slopes(Samples):
+class Slopes:
     """An elementwise function whose slope lies in [least, most].
 
     Attributes:
@@ -103,7 +101,7 @@ class Slopes(Samples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factors(Samples):
+class Factors:
     """A product, by bounds of both factors."""
 
     operation: Product
@@ -141,7 +139,7 @@ class Factors(Samples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Largest(Samples):
+class Largest:
     """A maximum over windows: the derivative is a mixture of the entries that may be the largest.
 
     Attributes:
@@ -174,7 +172,7 @@ class Largest(Samples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shares(Samples):
+class Shares:
     """A softmax over the last axis, `J a = p (a - <p, a>)`, by bounds of p; J is symmetric.
 
     Entry k of `J a` is also `sum over j of p_j p_k (a_k - a_j)` with `p_j p_k <= 1/4`; the better of both ways is kept.
@@ -211,7 +209,7 @@ class Shares(Samples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normed(Samples):
+class Normed:
     """`c v` with `v = 1 / sqrt(mean c^2 + eps)` over the last axes: `J a = v (a - u <u, a> / k)`, u = c v; J is symmetric.
 
     Attributes:

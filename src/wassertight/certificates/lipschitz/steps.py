@@ -112,8 +112,8 @@ def slope_of_loss(slopes: Tensor, low: Tensor, high: Tensor, y: Tensor, loss: st
         runner = low.masked_fill(own, -torch.inf).amax(1, keepdim=True)
         return torch.where((high >= runner) & ~own, slopes, 0.0).amax(1)
     # p_j = 1 / (exp(-d_j) + sum over k != j of exp(d_k - d_j)); the true class has d = 0
-    total = torch.logsumexp(low, 1, keepdim=True)
-    rest = total + torch.log1p(-torch.exp((low - total).clamp_max(-1e-12)))
+    itself = torch.eye(low.shape[1], dtype=torch.bool, device=low.device)
+    rest = torch.logsumexp(low[:, None].masked_fill(itself, -torch.inf), 2)
     most = torch.sigmoid(high - rest).nan_to_num(1.0).masked_fill(own, 0.0)
     wrong = torch.logsumexp(high.masked_fill(own, -torch.inf), 1)
     left = torch.sigmoid(wrong).nan_to_num(1.0)
