@@ -84,16 +84,18 @@ class Ellipsoids:
         self.last = last = len(graph.nodes) - 1
         needed = {k: set(rows) for k, rows in arguments.items()}
         needed[last] = set(_rows(graph, last, x))
-        values, held, p = graph.values(x), [0], None
+        values, held = graph.values(x), [0]
+        p: Tensor | None = None
+        even: Tensor | None = None
         for place, k in enumerate(bent):
             later = set[int]().union(*(needed[j] for j in (*bent[place + 1 :], last)))
             matrix = _joined(arguments[k], held, sizes, x)
             kept = torch.cat([torch.full((sizes[j],), j in later, device=x.device) for j in held])
             layer = self._layer(k, matrix, kept, p, values[graph.nodes[k].parents[0]], t, bounds)
             self.layers.append(layer)
-            p = _behind(layer, p, None)
+            even, p = _behind(layer, even, None, even=True), _behind(layer, p, None)
             held = [j for j in held if j in later] + [k]
-        self._start, self._held, self._sizes = p, held, sizes
+        self._starts, self._held, self._sizes = (p, even), held, sizes
 
     def _argument(self, index: int, x: Tensor) -> dict[int, Tensor]:
         return _rows(self.graph, self.graph.nodes[index].parents[0], x)
@@ -123,7 +125,7 @@ class Ellipsoids:
             iterations: descent steps; 0 takes multipliers in closed form.
         """
         rows = _joined(segment_rows(self.graph, self.last, spec), self._held, self._sizes, spec)
-        best = _forms(rows, self._start)
+        best = torch.fmin(*(_forms(rows, start) for start in self._starts))
         scales = [torch.zeros(len(spec), layer.free.shape[1] + 1).to(spec) for layer in self.layers]
         if iterations == 0 or sum(layer.free.shape[1] for layer in self.layers) == 0:
             return best
@@ -145,12 +147,13 @@ class Ellipsoids:
         return best
 
 
-def _behind(layer: _Layer, p: Tensor | None, scale: Tensor | None) -> Tensor:
+def _behind(layer: _Layer, p: Tensor | None, scale: Tensor | None, *, even: bool = False) -> Tensor:
     """The matrix of the entries kept and of the activation's values, from that of the entries before it.
 
     Args:
         p: (n, entries, entries), None for the identity.
         scale: logarithms (n, 1 + u) of how S departs from its closed form.
+        even: take a multiple of the identity instead of that form.
     """
     n, count = len(layer.middle), layer.free.shape[1]
     a = layer.matrix
@@ -169,7 +172,7 @@ def _behind(layer: _Layer, p: Tensor | None, scale: Tensor | None) -> Tensor:
     inner = y[:, len(kept) :].gather(1, layer.free[:, :, None].expand(-1, -1, count)) * half[:, :, None]
     s = joint.new_zeros(n, 0)
     if count:
-        s = _above(inner, layer, half, scale)
+        s = _above(inner, half, scale, even)
         root, failed = torch.linalg.cholesky_ex(torch.diag_embed(s) - (inner + inner.mT) / 2)
         v = torch.linalg.solve_triangular(root, y.mT, upper=False)
         joint = joint + v.mT @ v
@@ -181,9 +184,9 @@ def _behind(layer: _Layer, p: Tensor | None, scale: Tensor | None) -> Tensor:
     return joint * shape[:, :, None] * shape[:, None] + torch.diag_embed(added)
 
 
-def _above(t: Tensor, layer: _Layer, half: Tensor, scale: Tensor | None) -> Tensor:
-    """Diagonals S (n, u) with S - t positive definite."""
-    d = t.abs().sum(2)
+def _above(t: Tensor, half: Tensor, scale: Tensor | None, even: bool) -> Tensor:
+    """Diagonals S (n, u) with S - t positive definite: absolute row sums of t, or equal entries, times what is needed."""
+    d = torch.ones_like(t[:, 0]) if even else t.abs().sum(2)
     d = d.clamp_min(1e-12 * d.amax(1, keepdim=True) + torch.finfo(t.dtype).tiny)
     share = torch.ones_like(d[:, :1])
     if scale is not None:
