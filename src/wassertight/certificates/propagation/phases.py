@@ -49,7 +49,7 @@ class Phases:
         """The transposed convolution of (m, inputs, rows, columns), cut to (m, channels, height, width)."""
         taps, lead = self.weight.shape[2], -self.first
         needed = [-(-size // self.stride) for size in (height, width)]
-        margin = max(lead, *(n + taps - 1 - lead - have for n, have in zip(needed, a.shape[2:], strict=True)))
+        margin = max(0, lead, *(n + taps - 1 - lead - have for n, have in zip(needed, a.shape[2:], strict=True)))
         out = functional.conv2d(a, self.weight, padding=margin)
         begin = margin - lead
         out = out[:, :, begin : begin + needed[0], begin : begin + needed[1]]
