@@ -2,6 +2,16 @@
 
 from wassertight.certificates.base import Certificate, CertificateMethod, Proved, Task
 from wassertight.certificates.curves import AccuracyCurve, Population, accuracy_curves
+from wassertight.certificates.growth import GrowthBound
+from wassertight.certificates.lipschitz import (
+    LipschitzBounds,
+    LipschitzRow,
+    jacobian_bounds,
+    lipschitz_constants,
+    lipschitz_table,
+    local_lipschitz,
+)
+from wassertight.certificates.loss_bounds import LossBound, LossCertificate
 from wassertight.certificates.propagation import (
     Auto,
     BranchAndBound,
@@ -23,12 +33,21 @@ __all__ = [
     "CrownIBP",
     "ForwardPropagation",
     "Gap",
+    "GrowthBound",
     "InputSplit",
     "IntervalPropagation",
     "LinearPropagation",
+    "LipschitzBounds",
+    "LipschitzRow",
+    "LossBound",
+    "LossCertificate",
     "Population",
     "Proved",
     "Task",
     "accuracy_curves",
     "area_under",
+    "jacobian_bounds",
+    "lipschitz_constants",
+    "lipschitz_table",
+    "local_lipschitz",
 ]

@@ -124,7 +124,9 @@ class GrowthBound:
         start, base = self.radii / radius, self.starts
         slope = torch.cat((self.slopes, self.tail[:, None]), 1) * radius
         end = torch.cat((start[:, 1:], torch.full_like(start[:, :1], math.inf)), 1)
-        ceiling = torch.cat((torch.maximum(self.values[:, 1:], base[:, :-1]), torch.full_like(base[:, :1], math.inf)), 1)
+        ceiling = torch.cat(
+            (torch.maximum(self.values[:, 1:], base[:, :-1]), torch.full_like(base[:, :1], math.inf)), 1
+        )
         knot = torch.minimum(end, start + torch.where(slope > 0, (ceiling - base) / slope, 0.0))
         if p == 1:
             t = torch.where(slope > price, knot, start)

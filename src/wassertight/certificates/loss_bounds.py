@@ -36,7 +36,7 @@ from wassertight.geometry import conjugate
 from wassertight.inputs import check_inputs, check_weights
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
-from wassertight.types import Bounds, InputError, Model, Progress
+from wassertight.types import InputError, Model, Progress
 
 LOSSES = ("cross-entropy", "margin")
 _BELOW, _ABOVE = 8.0, 2.0
@@ -126,7 +126,7 @@ class LossBound:
             queries.clean_logits(x[:1], y)
             graph = read_graph(model, x[:2].double() if _double(model) else x[:2], dtype=torch.float64, device=x.device)
         x = x.double()
-        product = _pair_slopes(product_bounds(graph, r), y, loss)
+        product = product_bounds(graph, r).to(x.device)[y].amax(1)
         size = min(batch_size or len(x), fitting_batch(graph, torch.float64, x.device))
         parts = []
         for begin in range(0, len(x), size):
@@ -198,11 +198,6 @@ def loss_bound(differences: Tensor, y: Tensor, loss: str) -> Tensor:
     return torch.logsumexp(differences.masked_fill(own, 0.0), 1)
 
 
-def _pair_slopes(slopes: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Slopes (n,) of a loss from slopes (classes, classes) of `f_j - f_y`, whatever the probabilities."""
-    return slopes[y].amax(1)
-
-
 def _lipschitz(clean: float, slopes: Tensor, p: float, radius: float, mass: Tensor) -> float:
     """`E_n + radius (sum w L^q)^(1/q)`."""
     if radius == 0:
@@ -231,5 +226,3 @@ def _double(model: Model) -> bool:
     parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
     return parameter is not None and parameter.dtype == torch.float64
 
-
-__all__ = ["Bounds", "LossBound", "LossCertificate", "loss_bound"]

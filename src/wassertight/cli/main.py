@@ -1,4 +1,4 @@
-"""The command line: evaluate, attack, certify, report, list, loss, supports; and what each exit code means."""
+"""The command line: evaluate, attack, certify, report, list, lipschitz, loss, supports; and what each exit code means."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from wassertight import __version__
 from wassertight.cli import options as opt
 from wassertight.cli.certifying import certify
-from wassertight.cli.studies import loss, supports
+from wassertight.cli.studies import lipschitz, loss, supports
 from wassertight.errors import AuditError, WassertightError
 
 EXIT_UNEXPECTED, EXIT_USAGE, EXIT_AUDIT, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -178,6 +178,7 @@ app.command(
         "wassertight certify -t W1-Linf@0.01,0.02,0.05 -t W2-Linf@0.01,0.02 -t Linf@0.05",
         "wassertight certify -t W1-Linf@0.02 --n 0 --population --confidence 0.99",
         "wassertight certify -t W1-Linf@0.02 --label-cost 0.1",
+        "wassertight certify --loss cross-entropy -t W1-Linf@0.01 -t W2-Linf@0.01",
         "wassertight certify --method interval -m mypackage.nets:build -d test.npz -t Linf@2/255 --json",
     )
 )(certify)
@@ -210,6 +211,13 @@ def list_things(
 
 
 app.command(epilog=_examples("wassertight loss", "wassertight loss -t W2-Linf@0.05 --loss margin --json"))(loss)
+app.command(
+    epilog=_examples(
+        "wassertight lipschitz",
+        "wassertight lipschitz --norm L2 --exact --bounds none",
+        "wassertight lipschitz -m mypackage.nets:build -d test.npz --norm Linf --json",
+    )
+)(lipschitz)
 app.command(epilog=_examples("wassertight supports", "wassertight supports -t W2-L2@0.3 --searches 5"))(supports)
 
 

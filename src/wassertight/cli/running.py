@@ -153,6 +153,18 @@ def read_cost(text: str) -> float:
     return cost
 
 
+def read_norm(text: str) -> float:
+    """The order of a ground norm as typed.
+
+    >>> read_norm("Linf"), read_norm("l2")
+    (inf, 2.0)
+    """
+    known = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
+    if text.strip().lower() not in known:
+        raise InputError(f"--norm takes Linf, L2 or L1, got {text!r}")
+    return known[text.strip().lower()]
+
+
 def read_settings(texts: tuple[str, ...]) -> dict[str, Any] | None:
     """Settings as typed, name=value, values read as JSON where they are and as text otherwise.
 

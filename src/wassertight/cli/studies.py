@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -65,7 +66,7 @@ def loss_bracket(
     model: str,
     data: str,
     threat: list[str] | None,
-    n: int,
+    n: int | None,
     batch_size: int,
     seed: int,
     bounds: str,
@@ -75,16 +76,15 @@ def loss_bracket(
     quiet: bool,
 ) -> int:
     """Body of `certify --loss`: an attack's expected loss below, every rule's proved bound above."""
-    from wassertight.cli.showing import print_list, watching
+    from wassertight.cli.showing import print_list
     from wassertight.evaluation import bracket_loss
 
     network, samples, threats = _load(model, data, threat, n, bounds)
     rows = []
     for ball in threats:
-        with watching(f"{ball.name}", quiet=quiet or as_json) as progress:
-            found = bracket_loss(
-                network, samples.x, samples.y, ball, loss=name, batch_size=batch_size, seed=seed, progress=progress
-            )
+        if not (quiet or as_json):
+            print(f"{ball.name}: proving and attacking ...", file=sys.stderr)
+        found = bracket_loss(network, samples.x, samples.y, ball, loss=name, batch_size=batch_size, seed=seed)
         rows.append(found.row())
     if as_json:
         return _print("certify", model, data, len(samples.x), "", (), rows, as_json)
@@ -120,12 +120,11 @@ def lipschitz(
     propagation are shown, for every architecture that certificates read;
     --exact searches the activation cells of feed-forward ReLU networks.
     """
-    from wassertight.certificates.lipschitz import lipschitz_table
+    from wassertight.certificates import lipschitz_table
+    from wassertight.cli.running import read_bounds, read_norm
     from wassertight.cli.showing import print_list
 
     network, samples, _ = _load(model, data, None, n, bounds)
-    from wassertight.cli.running import read_bounds
-
     results: list[dict[str, Any]] = []
     for label in norm or ["Linf", "L2", "L1"]:
         results += [

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wassertight.evaluation.catalogue import Method, attack_methods, certificate_methods, find_method, study_methods
     from wassertight.evaluation.claims import check_claim
+    from wassertight.evaluation.losses import LossBracket, bracket_loss
     from wassertight.evaluation.plan import Plan, make_plan
     from wassertight.evaluation.result import Report
     from wassertight.evaluation.run import benchmark, execute
 
 _HOMES = {
+    "LossBracket": "losses",
     "Method": "catalogue",
     "Plan": "plan",
     "Report": "result",
     "attack_methods": "catalogue",
     "benchmark": "run",
+    "bracket_loss": "losses",
     "certificate_methods": "catalogue",
     "check_claim": "claims",
     "execute": "run",
@@ -27,11 +30,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "LossBracket",
     "Method",
     "Plan",
     "Report",
     "attack_methods",
     "benchmark",
+    "bracket_loss",
     "certificate_methods",
     "check_claim",
     "execute",

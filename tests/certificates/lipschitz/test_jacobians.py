@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from random_networks import Grown, region_points
 from wassertight.certificates.lipschitz.jacobians import jacobian_bounds
 from wassertight.certificates.lipschitz.norms import product_bounds
-from wassertight.certificates.lipschitz.steps import logit_differences, loss_bounds, nested_bounds
+from wassertight.certificates.lipschitz.steps import logit_differences, loss_slopes, nested_bounds
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.data import load_data
@@ -127,13 +127,13 @@ def test_a_transformer_is_bounded_on_balls_and_on_the_box_only(r: float) -> None
     assert torch.isinf(jacobian_bounds(graph, x, y, everywhere, r, None)[wrong]).all()
 
 
-@pytest.mark.parametrize("loss", ["ce", "margin"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "margin"])
 def test_losses_change_no_faster_than_their_bounds(loss: str) -> None:
     model = nn.Sequential(nn.Linear(5, 12), nn.GELU(), nn.Linear(12, 4)).double()
     x, r = torch.rand(3, 5).double(), 2.0
     y = model(x).argmax(1)
     graph, radii = _read(model, x), torch.tensor([0.01, 0.1, 0.4]).double()
-    steps = loss_bounds(graph, x, y, radii, r, (0.0, 1.0), loss=loss)
+    steps = loss_slopes(graph, x, y, radii, r, (0.0, 1.0), loss=loss)
     slopes = nested_bounds(graph, x, y, radii, r, (0.0, 1.0))
     assert (steps <= slopes.amax(2) * (1 + 1e-8)).all()
     assert (steps[0] < slopes[0].amax(1)).any()
@@ -141,7 +141,7 @@ def test_losses_change_no_faster_than_their_bounds(loss: str) -> None:
         points = region_points(x, t.expand(3), r, (0.0, 1.0)).requires_grad_()
         logits = model(points.flatten(0, 1))
         label = y.repeat(len(points))
-        if loss == "ce":
+        if loss == "cross-entropy":
             value = nn.functional.cross_entropy(logits, label, reduction="sum")
         else:
             own = logits.gather(1, label[:, None]).squeeze(1)
@@ -161,7 +161,7 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="ascend"):
         nested_bounds(graph, x, y, torch.tensor([1.0, 0.5]), 2.0, None)
     with pytest.raises(InputError, match="loss"):
-        loss_bounds(graph, x, y, torch.ones(1), 2.0, None, loss="dlr")
+        loss_slopes(graph, x, y, torch.ones(1), 2.0, None, loss="dlr")
 
 
 @pytest.mark.parametrize("r", [2.0, math.inf])

@@ -25,7 +25,7 @@ from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.types import Bounds, InputError
 
-LOSSES = ("ce", "margin")
+LOSSES = ("cross-entropy", "margin")
 
 
 def nested_bounds(
@@ -48,7 +48,7 @@ def nested_bounds(
     return _monotone(torch.stack(steps))
 
 
-def loss_bounds(
+def loss_slopes(
     graph: Graph,
     x: Float[Tensor, "n *features"],
     y: Int[Tensor, " n"],
@@ -56,7 +56,7 @@ def loss_bounds(
     r: float,
     bounds: Bounds,
     *,
-    loss: str = "ce",
+    loss: str = "cross-entropy",
     **options: Any,
 ) -> Float[Tensor, "m n"]:
     """Bounds of a loss's slope: row k holds on balls of radius `radii[k]`, and never falls with k.
@@ -64,7 +64,7 @@ def loss_bounds(
     Args:
         graph, x, y, r, bounds, options: as for `jacobian_bounds`.
         radii: ascending, (m,), or (m, n) with radii of each sample.
-        loss: "ce" (cross-entropy) or "margin" (`max over j != y of f_j - f_y`).
+        loss: "cross-entropy" or "margin" (`max over j != y of f_j - f_y`).
     """
     radii = _ascending(radii, len(x))
     slopes = nested_bounds(graph, x, y, radii, r, bounds, **options)
@@ -102,7 +102,7 @@ def slope_of_loss(slopes: Tensor, low: Tensor, high: Tensor, y: Tensor, loss: st
 
     >>> slopes, flat = torch.tensor([[0.0, 2.0, 4.0]]), torch.zeros(1, 3)
     >>> y = torch.tensor([0])
-    >>> float(slope_of_loss(slopes, flat, flat, y, "margin")), round(float(slope_of_loss(slopes, flat, flat, y, "ce")), 6)
+    >>> float(slope_of_loss(slopes, flat, flat, y, "margin")), round(float(slope_of_loss(slopes, flat, flat, y, LOSSES[0])), 6)
     (4.0, 2.0)
     """
     if loss not in LOSSES:
