@@ -220,3 +220,19 @@ def test_radii_lie_between_crown_ibp_and_crown_on_the_digits_network(r: float) -
 def test_bad_settings_are_told() -> None:
     with pytest.raises(InputError, match="margins must be 'backward' or 'forward', got 'up'"):
         ForwardPropagation(margins="up")
+
+
+@torch.no_grad()
+def test_maxima_of_values_with_two_forms() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 2), nn.Tanh(), nn.MaxPool2d(2, 1, 1), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(18, 3)
+    ).double()  # fmt: skip
+    for part in (model[0], model[3]):
+        part.weight.data *= 4
+    x, t = torch.rand(4, 1, 4, 4, dtype=torch.float64), torch.tensor([0.02, 0.1, 0.3, 1.0], dtype=torch.float64)
+    graph = read_graph(model, x, dtype=torch.float64, device=torch.device("cpu"))
+    for r in (2.0, math.inf):
+        points = region_points(x, t, r, None, n=800)
+        propagation = Forward(graph, r, rounding=Rounding.between(torch.float64, torch.float64))
+        _check_nodes(propagation, Region.of(x, t, r, None), points)
