@@ -32,7 +32,7 @@ class Phases:
     def of(cls, weight: Tensor, stride: int, padding: int) -> Phases:
         """From a kernel (inputs, channels, size, size) as `conv_transpose2d` takes it."""
         inputs, channels, size, _ = weight.shape
-        reach = range(-size, size + 1)
+        reach = range(-size, size + padding + 1)
         taps = sorted({j for phase in range(stride) for j in reach if 0 <= phase + padding - stride * j < size})
         found = weight.new_zeros(channels, stride, stride, inputs, len(taps), len(taps))
         for a in range(stride):
