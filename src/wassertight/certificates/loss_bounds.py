@@ -227,4 +227,3 @@ def _name(loss: str) -> str:
 def _double(model: Model) -> bool:
     parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
     return parameter is not None and parameter.dtype == torch.float64
-
