@@ -68,7 +68,6 @@ def main() -> None:
     if given.train:
         train(given.train)
     record = RECORDS / "exact_lipschitz.json"
-    found = {e["case"]: e for e in json.loads(record.read_text())} if record.is_file() else {}
     for name, shape in (("digits-mlp", (1, 8, 8)), (str(MNIST), (1, 28, 28))):
         network = read_network(load_model(name).model, torch.rand(2, *shape))
         for domain, bounds in (("whole space", None), ("box [0, 1]", (0.0, 1.0))):
@@ -78,6 +77,7 @@ def main() -> None:
                     continue
                 effort = Effort(seconds=given.seconds)
                 search = largest_gradient(network, range(10), r, Domain.of(network.inputs, bounds), effort=effort)
+                found = {e["case"]: e for e in json.loads(record.read_text())} if record.is_file() else {}
                 found[case] = {
                     "case": case, "lower": search.lower, "upper": search.upper, "exact": search.converged,
                     "gap": search.upper / search.lower - 1, "pair": search.pair, "cells": search.cells,

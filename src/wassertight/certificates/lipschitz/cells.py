@@ -30,6 +30,8 @@ from wassertight.certificates.lipschitz.splitting import decide
 from wassertight.geometry import conjugate
 from wassertight.types import InputError
 
+_EVERY, _TOP = 4, 40
+"""Random masks from which every pair is climbed, and then the two best ones again."""
 _EMPTY = -1e-9
 """A partial mask whose programme has a maximum below this is dropped."""
 
@@ -141,7 +143,11 @@ class _Search:
             self.network, self.spec, self.s, random if points is None else torch.cat((points.double(), random))
         )[:2]:
             self._take(start)
-        for mask in ascend(self.network, self.spec, self.s, 4, self.generator)[: self.effort.climbs]:
+        every = torch.arange(len(self.spec)).repeat(_EVERY)
+        masks = ascend(self.network, self.spec, self.s, every, self.generator)
+        top = torch.tensor(list(dict.fromkeys(mask.pair for mask in masks))[:2]).repeat(_TOP)
+        masks += ascend(self.network, self.spec, self.s, top, self.generator)
+        for mask in sorted(masks, key=lambda mask: -mask.value)[: self.effort.climbs]:
             if (
                 mask.on is None
                 or mask.value <= self.threshold

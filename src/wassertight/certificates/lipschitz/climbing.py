@@ -88,11 +88,14 @@ def climb(
     return best, solved
 
 
-def ascend(network: ReluNetwork, spec: Tensor, s: float, starts: int, generator: torch.Generator) -> list[Found]:
-    """Masks that no flip of one unit improves, whether or not they have a cell; no points, best first."""
+def ascend(network: ReluNetwork, spec: Tensor, s: float, pair: Tensor, generator: torch.Generator) -> list[Found]:
+    """Masks that no flip of one unit improves, whether or not they have a cell; no points, best first.
+
+    Args:
+        pair: rows of spec, one a random start.
+    """
     flips = torch.eye(network.units, dtype=torch.bool)
-    on = torch.rand(len(spec) * starts, network.units, generator=generator) < 0.5
-    pair = torch.arange(len(spec)).repeat_interleave(starts)
+    on = torch.rand(len(pair), network.units, generator=generator) < 0.5
     value = dual_norm(network.gradients(on, spec[pair]), s)
     moving = torch.ones(len(on), dtype=torch.bool)
     for _ in range(4 * network.units):

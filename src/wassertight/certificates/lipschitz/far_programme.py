@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +27,19 @@ def specification(net: ReluNetwork, pairs: list[tuple[int, int]]) -> Tensor:
     """Rows e_j - e_y, (pairs, classes)."""
     eye = torch.eye(net.classes, dtype=torch.float64)
     return torch.stack([eye[j] - eye[y] for y, j in pairs])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The solver writes stray lines to standard output, where `--json` promises one object: they go to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class FarProgramme:
@@ -141,11 +158,12 @@ class FarProgramme:
         for cut in self.cuts:
             rows.append(np.r_[cut, np.zeros(2 * units)][None])
             tops.append(np.ones(1))
-        result = milp(
-            -objective, constraints=LinearConstraint(np.concatenate(rows), -np.inf, np.concatenate(tops)),
-            bounds=Bounds(low, high), integrality=np.r_[np.zeros(size + units), np.ones(units)],
-            options={"time_limit": max(seconds, 0.05), "mip_rel_gap": 1e-7},
-        )  # fmt: skip
+        with _quiet():
+            result = milp(
+                -objective, constraints=LinearConstraint(np.concatenate(rows), -np.inf, np.concatenate(tops)),
+                bounds=Bounds(low, high), integrality=np.r_[np.zeros(size + units), np.ones(units)],
+                options={"time_limit": max(seconds, 0.05), "mip_rel_gap": 1e-7},
+            )  # fmt: skip
         nodes = int(getattr(result, "mip_node_count", 0) or 0)
         if result.status == 2:
             return goal * (1 + SLACK), None, nodes

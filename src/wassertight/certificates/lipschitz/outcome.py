@@ -26,7 +26,7 @@ class Effort:
     first: int = 120
     later: int = 12
     tries: int = 6
-    climbs: int = 6
+    climbs: int = 12
 
 
 @dataclass(frozen=True, kw_only=True)
