@@ -19,7 +19,9 @@ PUBLIC = {
     ],
     "wassertight.certificates": [
         "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "CrownIBP",
-        "ForwardPropagation", "Gap", "InputSplit", "IntervalPropagation", "LinearPropagation", "Population", "Proved", "Task", "accuracy_curves", "area_under",
+        "ForwardPropagation", "Gap", "GrowthBound", "InputSplit", "IntervalPropagation", "LinearPropagation",
+        "LipschitzBounds", "LipschitzRow", "LossBound", "LossCertificate", "Population", "Proved", "Task", "accuracy_curves",
+        "area_under", "concentration_radius", "jacobian_bounds", "lipschitz_constants", "lipschitz_table", "local_lipschitz",
     ],
     "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [

@@ -12,6 +12,7 @@ from wassertight.certificates.lipschitz import (
     local_lipschitz,
 )
 from wassertight.certificates.loss_bounds import LossBound, LossCertificate
+from wassertight.certificates.out_of_sample import concentration_radius
 from wassertight.certificates.propagation import (
     Auto,
     BranchAndBound,
@@ -46,6 +47,7 @@ __all__ = [
     "Task",
     "accuracy_curves",
     "area_under",
+    "concentration_radius",
     "jacobian_bounds",
     "lipschitz_constants",
     "lipschitz_table",

@@ -236,29 +236,26 @@ _CERTIFICATES = (
 )
 
 
-_STUDIES = (
-    Method(
-        name="loss",
-        kind="study",
-        target="wassertight.attacks:ExpectedLoss",
-        description="worst-case expected loss by growth functions and concave majorants, at most n + 1 atoms",
-        reference="2306.09844, 2510.10000",
-    ),
-    Method(
-        name="supports",
-        kind="study",
-        target="wassertight.attacks:compare_supports",
-        description="worst-case laws of N, 2N, n + 1 and K atoms a sample compared",
-        reference="2510.10000",
-    ),
-)
+_STUDIES = tuple(
+    Method(name=name, kind="study", target=f"wassertight.{target}", description=description, reference=reference)
+    for name, target, reference, description in (
+        ("loss", "attacks:ExpectedLoss", "2306.09844, 2510.10000",
+         "worst-case expected loss by growth functions and concave majorants, at most n + 1 atoms"),
+        ("loss-bound", "certificates:LossBound", "2510.10000, 2601.01311",
+         "`certify --loss`: proved bound of the worst-case expected loss, by growth bounds and their dual"),
+        ("lipschitz", "certificates:lipschitz_table", "2510.10000, 2210.07394",
+         "Lipschitz constants: products of norms, Jacobian bounds, exact over activation cells"),
+        ("supports", "attacks:compare_supports", "2510.10000",
+         "worst-case laws of N, 2N, n + 1 and K atoms a sample compared"),
+    )
+)  # fmt: skip
 
 
 def study_methods() -> tuple[Method, ...]:
     """Studies with a command of their own.
 
     >>> [method.name for method in study_methods()]
-    ['loss', 'supports']
+    ['loss', 'loss-bound', 'lipschitz', 'supports']
     """
     return _STUDIES
 
