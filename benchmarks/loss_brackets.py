@@ -2,8 +2,8 @@
 
 python benchmarks/loss_brackets.py MANIFEST MNIST CIFAR --out benchmarks/records/loss_brackets.json
 
-Networks with inputs of MNIST and digits: the first n samples, Linf, cross-entropy; slopes by the Jacobian's linear bounds,
-for the transformer only values (its Jacobian bounds on balls of this size are vacuous) on a few samples. Added one by one.
+Networks with inputs of MNIST and digits: the first n samples, Linf, cross-entropy; slopes by bounds of the
+Jacobian, for the transformer only values (its Jacobian bounds on balls of this size are vacuous) on a few samples. Added one by one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from wassertight.threats import parse
 CASES = {
     "digits-mlp": ("digits", 50, "linear", "0.01"),
     "digits-cnn-robust": ("digits", 20, "interval", "0.01"),
-    "mnist_mlpB_nor": ("mnist", 50, "linear", "0.01"),
-    "mnist_mlpB_adv_0.1": ("mnist", 50, "linear", "0.01"),
-    "mnist_mlpB_lpd_0.1": ("mnist", 50, "linear", "0.01"),
-    "mnist_mlp_spectral": ("mnist", 50, "linear", "0.01"),
+    "mnist_mlpB_nor": ("mnist", 30, "interval", "0.01"),
+    "mnist_mlpB_adv_0.1": ("mnist", 30, "interval", "0.01"),
+    "mnist_mlpB_lpd_0.1": ("mnist", 30, "interval", "0.01"),
+    "mnist_mlp_spectral": ("mnist", 30, "interval", "0.01"),
     "cifar_vit_pgd_2_3_16": ("cifar", 4, "none", "1/255"),
 }
 
