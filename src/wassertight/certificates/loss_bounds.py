@@ -39,6 +39,9 @@ from wassertight.threats import ThreatModel
 from wassertight.types import InputError, Model, Progress
 
 LOSSES = ("cross-entropy", "margin")
+_BATCH = 32
+"""Samples whose growth is bounded at once."""
+_SMALL = 512
 _BELOW, _ABOVE = 8.0, 2.0
 """The grid of radii runs from the threat's radius divided by this to the whole box, in ratios of at most this."""
 
@@ -80,7 +83,8 @@ class LossBound:
     Args:
         loss: "cross-entropy" ("ce") or "margin".
         grid: radii at which growth functions are bounded, at most.
-        slopes: how the Jacobian is bounded on every ball: "linear" (tightest, slow on convolutions), "interval", "none".
+        slopes: how the Jacobian is bounded on every ball: "linear" (tightest, slow on convolutions), "interval", "none",
+            or "auto": linear for at most 512 hidden units, else interval.
 
     >>> from wassertight.threats import WassersteinBall
     >>> model = torch.nn.Linear(2, 2)
@@ -93,14 +97,14 @@ class LossBound:
 
     loss: str = "cross-entropy"
     grid: int = 14
-    slopes: str = "interval"
+    slopes: str = "auto"
 
     def __post_init__(self) -> None:
         if _name(self.loss) not in LOSSES:
             why = "; the ratio DLR is not Lipschitz, use 'margin'" if "dlr" in self.loss.lower() else ""
             raise InputError(f"losses are certified for {', '.join(LOSSES)}, got {self.loss!r}{why}")
-        if self.slopes not in ("linear", "interval", "none"):
-            raise InputError(f"slopes must be linear, interval or none, got {self.slopes!r}")
+        if self.slopes not in ("auto", "linear", "interval", "none"):
+            raise InputError(f"slopes must be auto, linear, interval or none, got {self.slopes!r}")
         if self.grid < 1:
             raise InputError(f"grid must be at least 1, got {self.grid}")
 
@@ -129,7 +133,7 @@ class LossBound:
             graph = read_graph(model, x[:2].double() if _double(model) else x[:2], dtype=torch.float64, device=x.device)
         x = x.double()
         product = product_bounds(graph, r).to(x.device)[y].amax(1)
-        size = min(batch_size or len(x), fitting_batch(graph, torch.float64, x.device))
+        size = min(batch_size or _BATCH, _BATCH, fitting_batch(graph, torch.float64, x.device))
         parts = []
         for begin in range(0, len(x), size):
             rows = slice(begin, begin + size)
@@ -160,12 +164,17 @@ class LossBound:
             for t in radii.T[1:]:
                 values.append(loss_bound(logit_differences(graph, x, y, t, r, bounds)[1], y, loss))
             if self.slopes != "none" and radii.shape[1] > 1:
-                slopes = loss_slopes(graph, x, y, radii.T[1:], r, bounds, loss=loss, method=self.slopes).T
+                units = sum(math.prod(graph.nodes[index].shape) for index in graph.bent)
+                method = ("linear" if units <= _SMALL else "interval") if self.slopes == "auto" else self.slopes
+                slopes = loss_slopes(graph, x, y, radii.T[1:], r, bounds, loss=loss, method=method).T
             else:
                 slopes = torch.full_like(radii[:, 1:], math.inf)
         slopes = torch.minimum(slopes, product[:, None])
         tail = product if bounds is None else torch.zeros_like(product)
-        return GrowthBound(radii=radii, values=torch.stack(values, 1), slopes=slopes, tail=tail)
+        # what holds on a larger ball holds on a smaller one
+        value = torch.stack(values, 1)
+        value[:, 1:] = value[:, 1:].flip(1).cummin(1).values.flip(1)
+        return GrowthBound(radii=radii, values=value, slopes=slopes, tail=tail)
 
     def radii(self, x: Tensor, threat: ThreatModel) -> Tensor:
         """The grid (n, m + 1): 0, a geometric sequence, and what covers the box."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -78,13 +78,16 @@ def loss_bracket(
     """Body of `certify --loss`: an attack's expected loss below, every rule's proved bound above."""
     from wassertight.cli.showing import print_list
     from wassertight.evaluation import bracket_loss
+    from wassertight.evaluation.watching import watching
 
     network, samples, threats = _load(model, data, threat, n, bounds)
     rows = []
     for ball in threats:
-        if not (quiet or as_json):
-            print(f"{ball.name}: proving and attacking ...", file=sys.stderr)
-        found = bracket_loss(network, samples.x, samples.y, ball, loss=name, batch_size=batch_size, seed=seed)
+        with watching(not (quiet or as_json)) as watch:
+            found = bracket_loss(
+                network, samples.x, samples.y, ball, loss=name, batch_size=batch_size, seed=seed,
+                watch=_under(ball.name, watch),
+            )  # fmt: skip
         rows.append(found.row())
     if as_json:
         return _print("certify", model, data, len(samples.x), "", (), rows, as_json)
@@ -94,6 +97,10 @@ def loss_bracket(
     _print("certify", model, data, len(samples.x), f"worst-case expected {rows[0]['loss']}", columns, shown, as_json)
     print_list("What is certified rests on:", rows[0]["assumptions"])
     return 0
+
+
+def _under(name: str, watch: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+    return lambda side, done, total: watch(f"{name} {side}", done, total)
 
 
 def lipschitz(
@@ -127,6 +134,8 @@ def lipschitz(
     network, samples, _ = _load(model, data, None, n, bounds)
     results: list[dict[str, Any]] = []
     for label in norm or ["Linf", "L2", "L1"]:
+        if exact and not as_json:
+            print(f"{label}: searching cells, at most {seconds:g} s a constant ...", file=sys.stderr)
         results += [
             row.row()
             for row in lipschitz_table(

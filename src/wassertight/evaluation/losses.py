@@ -10,6 +10,7 @@ from torch import Tensor
 from wassertight.attacks import ExpectedLoss
 from wassertight.attacks.expected_loss import LossResult
 from wassertight.certificates import LossBound, LossCertificate
+from wassertight.evaluation.store import Watch
 from wassertight.threats import ThreatModel
 from wassertight.types import AuditError, Model, Progress
 
@@ -68,7 +69,7 @@ def bracket_loss(
     batch_size: int | None = None,
     weights: Tensor | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> LossBracket:
     """Bracket the worst-case expected loss of exactly these samples.
 
@@ -76,6 +77,7 @@ def bracket_loss(
         model, x, y, threat: as for every method.
         loss: "cross-entropy" or "margin".
         grid: radii at which growth functions are sampled and bounded.
+        watch: called as watch("certificate" or "attack", done, total).
 
     Raises:
         UnsupportedLayerError: the model has an operation that cannot be bounded.
@@ -91,10 +93,10 @@ def bracket_loss(
     (-0.4, -0.4)
     """
     certificate = LossBound(loss=loss, grid=grid)(
-        model, x, y, threat, batch_size=batch_size, weights=weights, progress=progress
+        model, x, y, threat, batch_size=batch_size, weights=weights, progress=_side(watch, "certificate")
     )
     attack = ExpectedLoss(loss=loss, grid=grid)(
-        model, x, y, threat, batch_size=batch_size, weights=weights, seed=seed, progress=progress
+        model, x, y, threat, batch_size=batch_size, weights=weights, seed=seed, progress=_side(watch, "attack")
     )
     allowed = 1e-4 * (1 + float(certificate.growth.values[:, 0].abs().max()))
     if attack.value > certificate.value + allowed:
@@ -102,3 +104,7 @@ def bracket_loss(
             f"the attack's expected {loss} under {threat.name}, {attack.value:.6g}, exceeds the certificate {certificate.value:.6g}"
         )
     return LossBracket(attack=attack, certificate=certificate)
+
+
+def _side(watch: Watch | None, side: str) -> Progress | None:
+    return None if watch is None else lambda done, total: watch(side, done, total)

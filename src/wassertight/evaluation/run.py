@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from torch import nn
 
 from wassertight.attacks import Problem
@@ -25,6 +22,7 @@ from wassertight.evaluation.sanity import check_answers, class_flags, mode_flags
 from wassertight.evaluation.sharpen import sharpen
 from wassertight.evaluation.store import Outcome, Store, Watch
 from wassertight.evaluation.units import carry_out
+from wassertight.evaluation.watching import watching
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 from wassertight.types import Bounds, InputError, Model, UnsupportedLayerError
@@ -134,7 +132,7 @@ def execute(plan: Plan, *, run_dir: str | Path | None = None, progress: bool | W
             certify = False
             flags.append(no_certificate(plan, error))
         store.claim(plan.configuration)
-        with _watching(progress) as watch:
+        with watching(progress) as watch:
             attack = _attack(plan, store, watch)
             certificate = Side(outcomes={})
             if certify:
@@ -193,24 +191,3 @@ def _placed(model: Model, device: torch.device) -> Iterator[None]:
         yield
     finally:
         model.to(home)
-
-
-@contextmanager
-def _watching(progress: bool | Watch) -> Iterator[Watch]:
-    """A function that shows progress: nothing, the caller's own, or bars with the time left on standard error."""
-    if not isinstance(progress, bool):
-        yield progress
-        return
-    if not progress:
-        yield lambda stage, done, total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def watch(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage.replace("-", " ", 1), total=total)
-            bars.update(tasks[stage], completed=done)
-
-        yield watch
