@@ -4,8 +4,10 @@ from wassertight.certificates.base import Certificate, CertificateMethod, Proved
 from wassertight.certificates.curves import AccuracyCurve, Population, accuracy_curves
 from wassertight.certificates.growth import GrowthBound
 from wassertight.certificates.lipschitz import (
+    ConeAudit,
     LipschitzBounds,
     LipschitzRow,
+    cone_audit,
     jacobian_bounds,
     lipschitz_constants,
     lipschitz_table,
@@ -30,6 +32,7 @@ __all__ = [
     "BranchAndBound",
     "Certificate",
     "CertificateMethod",
+    "ConeAudit",
     "CrownIBP",
     "ForwardPropagation",
     "Gap",
@@ -46,6 +49,7 @@ __all__ = [
     "Task",
     "accuracy_curves",
     "area_under",
+    "cone_audit",
     "jacobian_bounds",
     "lipschitz_constants",
     "lipschitz_table",
