@@ -91,7 +91,7 @@ def test_layers_one_sample_and_unit_at_a_time() -> None:
     assert audit.violated == pytest.approx(tuple(torch.tensor(shares).median(0).values.tolist()))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("norm", NORMS)
 def test_attained_values_stay_below_the_slopes(seed: int, norm: float) -> None:
     torch.manual_seed(seed)
