@@ -18,10 +18,11 @@ PUBLIC = {
         "WDAPlusPlus", "compare_supports", "conclude",
     ],
     "wassertight.certificates": [
-        "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "CrownIBP",
+        "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "ConeAudit", "CrownIBP",
         "ForwardPropagation", "Gap", "GrowthBound", "InputSplit", "IntervalPropagation", "LinearPropagation",
-        "LipschitzBounds", "LipschitzRow", "LossBound", "LossCertificate", "Population", "Proved", "Task", "accuracy_curves",
-        "area_under", "concentration_radius", "jacobian_bounds", "lipschitz_constants", "lipschitz_table", "local_lipschitz",
+        "LipschitzBounds", "LipschitzRow", "LossBound", "LossCertificate", "Population", "Proved", "Task",
+        "accuracy_curves", "area_under", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
+        "local_lipschitz",
     ],
     "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [

@@ -4,8 +4,10 @@ from wassertight.certificates.base import Certificate, CertificateMethod, Proved
 from wassertight.certificates.curves import AccuracyCurve, Population, accuracy_curves
 from wassertight.certificates.growth import GrowthBound
 from wassertight.certificates.lipschitz import (
+    ConeAudit,
     LipschitzBounds,
     LipschitzRow,
+    cone_audit,
     jacobian_bounds,
     lipschitz_constants,
     lipschitz_table,
@@ -31,6 +33,7 @@ __all__ = [
     "BranchAndBound",
     "Certificate",
     "CertificateMethod",
+    "ConeAudit",
     "CrownIBP",
     "ForwardPropagation",
     "Gap",
@@ -48,6 +51,7 @@ __all__ = [
     "accuracy_curves",
     "area_under",
     "concentration_radius",
+    "cone_audit",
     "jacobian_bounds",
     "lipschitz_constants",
     "lipschitz_table",

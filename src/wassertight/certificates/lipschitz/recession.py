@@ -72,12 +72,25 @@ def _steepest(net: ReluNetwork, spec: Tensor, on: Tensor, r: float) -> Tensor:
     return dual_direction(net.gradients(on, spec), r)
 
 
-def _fixed(net: ReluNetwork, spec: Tensor, r: float, u: Tensor) -> tuple[float, int, int]:
-    """The largest gradient among directions (n, inputs) that are their own steepest one; its pair and its row."""
-    g = net.gradients((net.arguments(u) > 0)[:, None], spec)
+def own_direction(net: ReluNetwork, c: Tensor, r: float, u: Tensor) -> Tensor:
+    """The dual norm of the gradient where a direction (n, inputs) is its own steepest one, else 0.
+
+    Args:
+        net: without shifts.
+        c: logit weights (pairs, classes) for all directions, or (n, pairs, classes).
+
+    Returns:
+        (n, pairs).
+    """
+    g = net.gradients((net.arguments(u) > 0)[:, None], c)
     size = dual_norm(g, conjugate(r))
     own = (g * u[:, None]).sum(2) >= size * (1 - 1e-9)
-    found = torch.where(own, size, 0.0)
+    return torch.where(own, size, 0.0)
+
+
+def _fixed(net: ReluNetwork, spec: Tensor, r: float, u: Tensor) -> tuple[float, int, int]:
+    """The largest gradient among directions (n, inputs) that are their own steepest one; its pair and its row."""
+    found = own_direction(net, spec, r, u)
     top = int(found.argmax())
     return float(found.flatten()[top]), top % len(spec), top // len(spec)
 
