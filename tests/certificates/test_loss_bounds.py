@@ -84,6 +84,16 @@ def test_the_bracket_of_the_embedded_network() -> None:
     assert certificate.clean == pytest.approx(attack.clean, abs=1e-5)
 
 
+def test_the_last_ball_covers_the_box() -> None:
+    x = torch.rand(50, 3, dtype=torch.float64)
+    for r in NORMS:
+        for p in (1.0, 3.0):
+            radii = LossBound(grid=7).radii(x, WassersteinBall(radius=0.013, p=p, r=r))
+            farthest = norm(torch.maximum(x, 1 - x), r)
+            assert (radii[:, -1] >= farthest).all()
+            assert (radii.diff(dim=1) >= 0).all()
+
+
 def test_refusals_teach() -> None:
     with pytest.raises(InputError, match="DLR is not Lipschitz"):
         LossBound(loss="redlr")

@@ -185,16 +185,14 @@ class LossBound:
             # one radius matters; smaller ones make the way there cheaper
             ends = threat.radius * torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64, device=x.device)
             return torch.cat((ends.new_zeros(len(x), 1), torch.minimum(ends.expand(len(x), -1), cover[:, None])), 1)
-        alone = threat.radius * len(x) ** (1 / threat.p)
-        top = min(alone, float(cover.max())) if threat.bounds is not None else alone
+        # part of a sample's mass may go as far as the box allows, whatever the radius
+        top = float(cover.max()) if threat.bounds is not None else threat.radius * len(x) ** (1 / threat.p)
         first = min(threat.radius / _BELOW, top)
-        count = max(1, min(self.grid - 1, 1 + math.ceil(math.log(max(top / first, 1.0)) / math.log(_ABOVE))))
+        count = max(1, min(self.grid, 1 + math.ceil(math.log(max(top / first, 1.0)) / math.log(_ABOVE))))
         ends = first * (top / first) ** torch.linspace(0, 1, count, dtype=torch.float64, device=x.device)
+        ends[-1] = top  # beyond the last ball of a box there is nothing, so it must cover the box
         radii = torch.minimum(ends.expand(len(x), -1), cover[:, None])
-        columns = [radii.new_zeros(len(x), 1), radii]
-        if threat.bounds is not None:
-            columns.append(cover[:, None])
-        return torch.cat(columns, 1)
+        return torch.cat((radii.new_zeros(len(x), 1), radii), 1)
 
 
 def loss_bound(differences: Tensor, y: Tensor, loss: str) -> Tensor:
