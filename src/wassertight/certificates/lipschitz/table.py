@@ -99,11 +99,12 @@ def lipschitz_table(
     except UnsupportedLayerError as error:
         raise UnsupportedLayerError(f"--exact searches feed-forward ReLU networks only: {error}") from error
     how = {"l": "recession cones", "Lambda": "mixed-integer programme", "Lip_N": "ascent, L", "L": "activation cells"}
+    ceiling = min(row.upper for row in rows)  # no constant of the chain exceeds L
     for found in reversed(chain):
         searched = found.name == "L"
         rows.append(
             LipschitzRow(
-                constant=found.name, lower=found.lower, upper=found.upper, exact=found.exact, **about,
+                constant=found.name, lower=found.lower, upper=min(found.upper, ceiling), exact=found.exact, **about,
                 how=how[found.name] + ("" if found.exact or not searched else ", stopped by the clock"),
                 cells=found.cells if searched else None, nodes=found.nodes if searched else None,
                 units=found.units if searched else None, seconds=found.seconds, assumptions=found.assumptions,
