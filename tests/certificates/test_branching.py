@@ -34,15 +34,14 @@ def _data(model: nn.Module, n: int = 6) -> tuple[Tensor, Tensor]:
     return x, model(x).argmax(1).detach()
 
 
-@pytest.mark.parametrize("r", [1.0, 2.0, math.inf])
-@pytest.mark.parametrize("seed", [0, 4])
+@pytest.mark.parametrize(("seed", "r"), [(0, 1.0), (0, 2.0), (0, math.inf), (4, math.inf)])
 def test_radii_reach_the_attack_on_small_networks(seed: int, r: float) -> None:
     model = _network(seed, leaky=seed == 4)
-    x, y = _data(model)
+    x, y = _data(model, 4)
     ball = PointwiseBall(radius=1.0, r=r)
     found = MinimumNorm(passes=1000)(model, x, y, ball).distances.values
     crown = LinearPropagation()(model, x, y, ball, upper=found).radii.values
-    bab = BranchAndBound(seconds=8, tolerance=1e-2)(model, x, y, ball, upper=found).radii.values
+    bab = BranchAndBound(seconds=5, tolerance=1e-2)(model, x, y, ball, upper=found).radii.values
     assert (bab >= crown - 1e-12).all()
     assert (bab <= found * (1 + 1e-6)).all()
     known = torch.isfinite(found)

@@ -39,12 +39,11 @@ def test_two_classes_and_a_linear_model_are_exact(r: float, p: float) -> None:
     assert found.value == pytest.approx(float(clean) + 0.01 * slope, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "margin"])
-@pytest.mark.parametrize("r", NORMS)
+@pytest.mark.parametrize(("loss", "r"), [("cross-entropy", math.inf), ("margin", 2.0), ("cross-entropy", 1.0)])
 def test_attacks_stay_below(loss: str, r: float) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3)).double().eval()
-    x = torch.rand(4, 4, dtype=torch.float64)
+    x = torch.rand(3, 4, dtype=torch.float64)
     y = model(x).argmax(1).detach()
     for p in (1.0, math.inf) if r == 1 else (2.0,):
         ball = WassersteinBall(radius=0.1, p=p, r=r)

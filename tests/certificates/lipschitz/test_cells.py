@@ -144,13 +144,13 @@ def _check(sizes: tuple[int, ...], seed: int) -> None:
             assert small.slack >= 0
 
 
-@pytest.mark.parametrize("seed", [0, 2, 3, 5, 8, 9])
+@pytest.mark.parametrize("seed", [0, 2, 3])
 def test_search_is_enumeration(seed: int) -> None:
     _check(SMALL[seed % len(SMALL)], seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 4, 6, 7, 10, 11, *range(12, 100)])
+@pytest.mark.parametrize("seed", [1, *range(4, 100)])
 def test_search_is_enumeration_on_many(seed: int) -> None:
     every = SMALL + LARGE
     _check(every[seed % len(every)], seed)
@@ -180,7 +180,7 @@ def test_no_time_still_gives_a_bracket(r: float) -> None:
     assert truth <= found.upper
 
 
-@pytest.mark.parametrize("r", list(DUAL))
+@pytest.mark.parametrize("r", [math.inf, *(pytest.param(r, marks=pytest.mark.slow) for r in (1.0, 2.0))])
 def test_local_constant_counts_the_cells_of_the_ball(r: float) -> None:
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double().eval()

@@ -43,7 +43,7 @@ def _steepest(model: nn.Module, points: Tensor, y: Tensor, r: float) -> Tensor:
     return torch.stack(found, 1)
 
 
-@pytest.mark.parametrize("seeds", [range(1000, 1010), pytest.param(range(1010, 1210), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(1000, 1005), pytest.param(range(1005, 1205), marks=pytest.mark.slow)])
 def test_no_gradient_exceeds_a_bound(seeds: range) -> None:
     kinds, looseness = Counter[str](), []
     for seed in seeds:
