@@ -7,12 +7,15 @@ STAMP := $(VENV)/.wassertight
 export MPLBACKEND := Agg
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check docs format clean
+.PHONY: demo test test-all check docs format clean
 
 demo: $(STAMP)
 	$(BIN)/wassertight evaluate --run-dir runs/demo
 
 test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not slow" --durations=10
+
+test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --durations=10
 
 check: $(STAMP)
