@@ -30,7 +30,6 @@ def _names(shared: Path) -> list[str]:
     return [entry["name"] for entry in entries if entry["name"] not in SLOW]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("r", [math.inf, 2.0, 1.0])
 def test_no_attack_beats_a_certificate(r: float, shared: Path) -> None:
     refused = []
