@@ -94,6 +94,10 @@ def test_modules(name: str) -> None:
 
 _W = torch.linspace(-1, 1, 16, dtype=torch.float64).view(4, 4)
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "above": lambda z: (z > 0.5).to(z) * z,
+    "not below": lambda z: (z >= 0.25).to(z) * z,
+    "below": lambda z: (z < 0.5).to(z) * z,
+    "not above": lambda z: (z <= 0.7).to(z) * z,
     "arithmetic": lambda z: 2 - (z * 3 + 1) / 4 - z.neg() + torch.rsub(z, 1, alpha=2) + torch.add(z, z, alpha=-0.5),
     "constants": lambda z: z + _W[0] * z - _W[1] / 3 + torch.ones(1, 5, 4, dtype=torch.float64),
     "products": lambda z: z * z.exp() / (z.sum(2, keepdim=True) + 1),
@@ -170,11 +174,6 @@ def test_multi_head_attention(weights: bool, bias: bool) -> None:
     mask = torch.randn(5, 5, dtype=torch.float64)
     _reads(Of(lambda z, a: a(z, z, z, attn_mask=mask.to(z), need_weights=weights)[0].flatten(1), a=same), TOKENS)
     _reads(Of(lambda z, a: a(z, z, z)[1].flatten(1), a=same), TOKENS)
-
-
-def test_comparisons_with_numbers() -> None:
-    for compare in (lambda z: z > 0.5, lambda z: z >= 0.25, lambda z: z < 0.5, lambda z: z <= 0.7):
-        _reads(nn.Sequential(Of(lambda z, f=compare: f(z).to(z) * z), nn.Linear(6, 3)), (6,))
 
 
 def _random() -> Tensor:

@@ -116,7 +116,9 @@ def _check(sizes: tuple[int, ...], seed: int) -> None:
     truth = _brute(net, labels, ends)
     far, low = _brute_far(net, labels) if ends is None else ({}, {})
     for r in DUAL:
-        found = largest_gradient(net, labels, r, Domain.of(net.inputs, ends), effort=Effort(tolerance=1e-9, seconds=900))
+        found = largest_gradient(
+            net, labels, r, Domain.of(net.inputs, ends), effort=Effort(tolerance=1e-9, seconds=900)
+        )
         assert found.converged
         assert found.lower == pytest.approx(truth[r], rel=1e-7)
         assert found.lower <= found.upper <= truth[r] * (1 + 1e-6)
