@@ -45,7 +45,7 @@ def concentration_radius(
 
     >>> concentration_radius(10_000, 784)
     1.0
-    >>> concentration_radius(10_000, 1) < 0.02
+    >>> concentration_radius(10_000, 1) < 0.03
     True
     """
     if n < 1 or dimension < 1 or classes < 1 or not 0 < eta < 1 or not diameter > 0:

@@ -83,6 +83,7 @@ def bracket_loss(
         UnsupportedLayerError: the model has an operation that cannot be bounded.
         AuditError: the attack exceeds the certificate; that is a defect of this library.
 
+    >>> import torch
     >>> from wassertight.threats import WassersteinBall
     >>> model = torch.nn.Linear(2, 2)
     >>> _ = model.load_state_dict({"weight": torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), "bias": torch.zeros(2)})
