@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 from wassertight.certificates import IntervalPropagation, LinearPropagation
 from wassertight.certificates.propagation import propagation as engine
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.phases import Phases
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
-from wassertight.certificates.propagation.windows import _fields, paying_fields
+from wassertight.certificates.propagation.transposed import Phases, unrolled
+from wassertight.certificates.propagation.windows import paying_fields
 from wassertight.geometry import conjugate, norm
 from wassertight.threats import PointwiseBall
 
@@ -234,11 +235,12 @@ def test_windows_equal_dense_rows(name: str, r: float, monkeypatch: pytest.Monke
         Propagation, "_undecided", lambda self, index, low, high: torch.ones_like(low, dtype=torch.bool)
     )
     found = []
-    for pay in (_fields, lambda graph, start: None):
+    always = partial(paying_fields, share=math.inf)
+    for pay in (always, lambda graph, start: None):
         monkeypatch.setattr(engine, "paying_fields", pay)
         propagation = _propagation(graph, r)
         found.append((propagation.bounds(region), propagation.margins(region, y)))
-    assert sum(_fields(graph, index) is not None for index in graph.bent) >= 2
+    assert sum(always(graph, index) is not None for index in graph.bent) >= 2
     for index, node in enumerate(graph.nodes):
         for side in ("low", "high"):
             windows, dense = (getattr(bounds, side)[index] for bounds, _ in found)
@@ -267,3 +269,16 @@ def test_phases_equal_a_transposed_convolution(size: int, stride: int, padding: 
     rows = torch.randn_like(out)
     (expected,) = torch.autograd.grad((out * rows).sum(), z)
     assert torch.allclose(Phases.of(weight, stride, padding).apply(rows, side, side), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "stride", "dilation"), [((4, 3), (2, 1), (1, 1)), ((2, 2), (1, 1), (2, 2))])
+def test_unrolled_equals_a_transposed_convolution(
+    size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    weight, rows = torch.randn(5, 2, 3, 3, dtype=torch.float64), torch.randn(7, 5, *size, dtype=torch.float64)
+    expected = torch.nn.functional.conv_transpose2d(rows, weight, None, stride, dilation=dilation)
+    matrix = unrolled(weight, size, stride, dilation)
+    assert matrix is not None
+    assert torch.allclose(rows.movedim(1, -1).flatten(1) @ matrix, expected.movedim(1, -1).flatten(1), atol=1e-12)
+    assert unrolled(weight, (9, 9), stride, dilation) is None

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wassertight.certificates.propagation.layout import channels_last, flat_maps
-from wassertight.certificates.propagation.phases import Phases
+from wassertight.certificates.propagation.transposed import Phases
 
 Shape = tuple[int, ...]
 _FEW = 8  # most channels for which phases are faster than a transposed convolution

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from wassertight.certificates.propagation.operations import Add, Convolution, Ma
 from wassertight.certificates.propagation.operations import Elementwise as Scaling
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise, Largest, Relaxation
+from wassertight.certificates.propagation.transposed import unrolled
 from wassertight.geometry import conjugate
 
 _MEMORY = 4 * 10**6
@@ -52,17 +52,27 @@ class _Geometry:
         return _Geometry((before[0] + after[0], before[1] + after[1]), self.stride, before)  # type: ignore[arg-type]
 
 
-Fields: TypeAlias = Mapping[int, _Geometry]
-"""The window of a unit on every map below it."""
+@dataclass(frozen=True)
+class Fields:
+    """The window of a unit on every map below it, and the transposed convolutions that are matrices on such windows."""
+
+    windows: Mapping[int, _Geometry]
+    matrices: Mapping[int, Tensor]
 
 
-def paying_fields(graph: Graph, start: int) -> Fields | None:
-    """The windows of a node where everything below is convolutional and units see a small part of the input, else None."""
+def paying_fields(graph: Graph, start: int, share: float = _SHARE) -> Fields | None:
+    """The windows of a node where all below is convolutional and units see at most a share of the input, else None."""
     fields = _fields(graph, start)
-    if fields is None:
+    if fields is None or math.prod(fields[0].size) > share * math.prod(graph.source[1:]):
         return None
-    field = fields[0]
-    return fields if field.size[0] * field.size[1] <= _SHARE * graph.source[1] * graph.source[2] else None
+    matrices = {}
+    for index, field in fields.items():
+        op = graph.nodes[index].operation
+        if index not in (0, start) and isinstance(op, Convolution) and op.groups == 1:
+            matrix = unrolled(op.weight, field.size, op.stride, op.dilation)
+            if matrix is not None:
+                matrices[index] = matrix
+    return Fields(fields, matrices)
 
 
 def _fields(graph: Graph, start: int) -> dict[int, _Geometry] | None:
@@ -90,7 +100,7 @@ def window_bounds(
 ) -> tuple[Tensor, Tensor]:
     """Proved bounds, below and above, of the wanted units (n, *shape) of a node, in the order of `wanted.nonzero()`."""
     units = wanted.nonzero()
-    widest = max(math.prod(field.size) * graph.nodes[index].shape[0] for index, field in fields.items())
+    widest = max(math.prod(field.size) * graph.nodes[index].shape[0] for index, field in fields.windows.items())
     parts = [
         _Pull(graph, start, part, region, relaxations, fields).bounds()
         for part in torch.split(units, max(1, _MEMORY // widest))
@@ -112,7 +122,8 @@ class _Pull:
         fields: Fields,
     ) -> None:
         self.graph, self.start, self.region, self.relaxations = graph, start, region, relaxations
-        self.fields, (self.sample, self.channel, self.row, self.column) = fields, units.T
+        self.fields, self.matrices = fields.windows, fields.matrices
+        self.sample, self.channel, self.row, self.column = units.T
         self.constant = region.x.new_zeros(2, len(units))
 
     def bounds(self) -> Tensor:
@@ -155,6 +166,10 @@ class _Pull:
         if any(here.padding):
             a = a * self._inside(here, op.target)
         self.constant = self.constant + a.sum((3, 4)) @ op.bias
+        matrix = self.matrices.get(index)
+        if matrix is not None:
+            size = here.through(op).size
+            return (flat_rows(a) @ matrix).view(2, len(self.row), *size, -1).movedim(-1, 2)
         flat = functional.conv_transpose2d(
             channels_last(a.flatten(0, 1)), op.weight, None, op.stride, 0, 0, op.groups, op.dilation
         )
