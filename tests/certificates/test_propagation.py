@@ -22,7 +22,7 @@ from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.transposed import Phases, unrolled
 from wassertight.certificates.propagation.windows import paying_fields
-from wassertight.geometry import conjugate, norm
+from wassertight.geometry import conjugate, norm, sample_ball
 from wassertight.threats import PointwiseBall
 
 ORDERS = [1.0, 2.0, math.inf]
@@ -282,3 +282,28 @@ def test_unrolled_equals_a_transposed_convolution(
     assert matrix is not None
     assert torch.allclose(rows.movedim(1, -1).flatten(1) @ matrix, expected.movedim(1, -1).flatten(1), atol=1e-12)
     assert unrolled(weight, (9, 9), stride, dilation) is None
+
+
+@pytest.mark.parametrize("r", ORDERS)
+def test_bounds_over_larger_regions_help_and_stay_sound(r: float) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 4))
+    model = model.double().eval()
+    x = torch.rand(3, 2, 8, 8, dtype=torch.float64)
+    y = model(x).argmax(1)
+    propagation = _propagation(_graph(model, x), r)
+    t = torch.tensor([0.02, 0.05, 0.1], dtype=torch.float64) * (1 if math.isinf(r) else 5)
+    _, wide = propagation.bounded(Region.of(x, 2 * t, r, (0.0, 1.0)), y)
+    outer = {index: (wide.low[index], wide.high[index]) for index in propagation.graph.bent}
+    region = Region.of(x, t, r, (0.0, 1.0))
+    (alone, bounds), (helped, found) = (propagation.bounded(region, y, outer=known) for known in (None, outer))
+    assert bool((helped >= alone - 1e-9).all())
+    counts = [sum(int(((b.low[k] < 0) & (b.high[k] > 0)).sum()) for k in outer) for b in (bounds, found)]
+    assert counts[1] <= counts[0]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        step = sample_ball(torch.zeros_like(x), 1.0, r, generator)
+        point = (x + t.view(-1, 1, 1, 1) * step).clamp(0, 1)
+        logits = model(point)
+        others = logits.scatter(1, y[:, None], -math.inf).amax(1)
+        assert bool((logits.gather(1, y[:, None]).squeeze(1) - others >= helped - 1e-9).all())

@@ -20,7 +20,7 @@ from wassertight.certificates.propagation.backward import MEMORY
 from wassertight.certificates.propagation.forms import Forms, Forwarding
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.operations import Add, Affine
-from wassertight.certificates.propagation.propagation import Bounds, Propagation
+from wassertight.certificates.propagation.propagation import Bounds, Ends, Propagation
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
 
@@ -50,14 +50,17 @@ class Forward(Propagation):
         self.carried = frozenset[int]().union(*(graph.ancestors[k] for k in ends))
         self.most = max(1, MEMORY // (6 * max(math.prod(n.shape) for n in graph.nodes) * (1 + math.prod(graph.source))))
 
-    def margins(self, region: Region, y: Tensor, *, method: str | None = None) -> Tensor:
-        """As for Propagation, so many samples at once as memory allows."""
+    def bounded(
+        self, region: Region, y: Tensor, *, method: str | None = None, outer: Ends | None = None
+    ) -> tuple[Tensor, Bounds]:
+        """As for Propagation, so many samples at once as memory allows; the bounds of nodes are not kept."""
         if (method or self.method) == "interval":
-            return super().margins(region, y, method=method)
+            return super().bounded(region, y, method=method)
         parts = zip(region.split(self.most), torch.split(y, self.most), strict=True)
-        return torch.cat([super(Forward, self).margins(*part, method=method) for part in parts])
+        margins = torch.cat([super(Forward, self).bounded(*part, method=method)[0] for part in parts])
+        return margins, Bounds(lost=margins.isinf())
 
-    def bounds(self, region: Region, method: str | None = None) -> Bounds:
+    def bounds(self, region: Region, method: str | None = None, outer: Ends | None = None) -> Bounds:
         """Bounds of every node, over a region that has been entered: intervals, sharpened by forms where they matter."""
         if (method or self.method) == "interval":
             return super().bounds(region, method)

@@ -11,7 +11,9 @@ maps keep coefficients on their receptive field only; 4. maxima over windows hav
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,9 +30,12 @@ from wassertight.certificates.propagation.operations import (
     Rearrangement,
 )
 from wassertight.certificates.propagation.region import Region
-from wassertight.certificates.propagation.relaxations import Bilinear, Elementwise, Largest, Relaxation
+from wassertight.certificates.propagation.relaxations import Bilinear, Elementwise, Largest, Relaxation, of_samples
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.windows import Fields, paying_fields, window_bounds
+
+Ends: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]
+"""Bounds below and above of some nodes' values, (n, *shape) each."""
 
 
 @dataclass(kw_only=True)
@@ -79,10 +84,16 @@ class Propagation:
 
     def margins(self, region: Region, y: Tensor, *, method: str | None = None) -> Tensor:
         """Proved lower bound of the smallest `z_y - z_j`, j != y, as the model computes it; one number a sample."""
+        return self.bounded(region, y, method=method)[0]
+
+    def bounded(
+        self, region: Region, y: Tensor, *, method: str | None = None, outer: Ends | None = None
+    ) -> tuple[Tensor, Bounds]:
+        """The margins, and the bounds of all nodes that led to them; `outer` as for `bounds`."""
         method = method or self.method
         region = self.enter(region)
-        bounds = self.bounds(region, method)
-        return self.final(region, bounds, specification(y, self.graph.classes, region.x.dtype), method).amin(1)
+        bounds = self.bounds(region, method, outer)
+        return self.final(region, bounds, specification(y, self.graph.classes, region.x.dtype), method).amin(1), bounds
 
     def enter(self, region: Region) -> Region:
         """The box behind the elementwise scalings at the input, which the graph of the propagation leaves out."""
@@ -114,12 +125,20 @@ class Propagation:
         best = best - allowance.squeeze(2)
         return torch.where(bounds.lost[:, None] | best.isnan(), -math.inf, best)
 
-    def bounds(self, region: Region, method: str | None = None) -> Bounds:
-        """Bounds of every node, over a region that has been entered."""
+    def bounds(self, region: Region, method: str | None = None, outer: Ends | None = None) -> Bounds:
+        """Bounds of every node, over a region that has been entered.
+
+        Args:
+            outer: lowest and highest values of some nodes over regions that contain these: units decided there are
+                decided here.
+        """
         found = Bounds(lost=torch.zeros(len(region.x), dtype=torch.bool, device=region.x.device))
         found.low[0], found.high[0], found.error[0] = region.low, region.high, torch.zeros_like(region.low)
         for index in range(1, len(self.graph.nodes)):
             self._interval(index, found)
+            if outer is not None and index in outer:
+                found.low[index] = torch.maximum(found.low[index], outer[index][0])
+                found.high[index] = torch.maximum(torch.minimum(found.high[index], outer[index][1]), found.low[index])
             if index in self.graph.bent:
                 self._sharpen(index, region, found, method or self.method)
         return found
@@ -220,22 +239,30 @@ class Propagation:
         relaxations: dict[int, Relaxation],
         found: Bounds,
     ) -> None:
-        """Backward bounds of the wanted units (n, *shape)."""
+        """Backward bounds of the wanted units (n, *shape), for as long as a sample has some left."""
         graph, low, high, wanted = self.graph, found.low[index], found.high[index], wanted.flatten(1)
-        shape, most = low.shape, int(wanted.sum(1).max())
-        rows = wanted.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        shape, count = low.shape, wanted.sum(1)
+        order = wanted.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
         widest = max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])
         step = max(1, MEMORY // (3 * widest * len(low)))
         low, high = low.flatten(1).clone(), high.flatten(1).clone()
-        for part in torch.split(rows, step, dim=1):
-            hot = torch.zeros(*part.shape, wanted.shape[1], dtype=low.dtype, device=low.device)
-            hot.scatter_(2, part[:, :, None], 1.0)
-            hot = hot.view(*part.shape, *shape[1:])
+        samples = torch.arange(len(low), device=low.device)
+        for begin in range(0, order.shape[1], step):
+            kept = (count > begin).nonzero().squeeze(1)
+            if len(kept) < len(region.t):
+                region = of_samples(region, kept)
+                relaxations = {k: of_samples(relaxations[k], kept) for k in relaxations if k in graph.ancestors[index]}
+                order, count = order[kept], count[kept]
+                samples = samples[kept]
+            units = order[:, begin : begin + step]
+            hot = torch.zeros(*units.shape, wanted.shape[1], dtype=low.dtype, device=low.device)
+            hot.scatter_(2, units[:, :, None], 1.0)
+            hot = hot.view(*units.shape, *shape[1:])
             a = torch.cat((hot, -hot), 1)
-            both = lower_bounds(graph, index, a, region, relaxations, tight=False)
-            lower, upper = both.chunk(2, dim=1)
-            low = low.scatter(1, part, torch.maximum(low.gather(1, part), lower))
-            high = high.scatter(1, part, torch.minimum(high.gather(1, part), -upper))
+            lower, upper = lower_bounds(graph, index, a, region, relaxations, tight=False).chunk(2, dim=1)
+            places = samples[:, None], units
+            low[places] = torch.maximum(low[places], lower)
+            high[places] = torch.minimum(high[places], -upper)
         found.low[index], found.high[index] = low.view(shape), high.view(shape)
 
     def _undecided(self, index: int, low: Tensor, high: Tensor) -> Tensor:

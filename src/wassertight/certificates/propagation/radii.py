@@ -10,12 +10,13 @@ from torch import Tensor
 
 from wassertight.certificates.base import Task
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.propagation import Propagation
+from wassertight.certificates.propagation.propagation import Bounds, Ends, Propagation
 from wassertight.certificates.propagation.reading import assemble, record
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.geometry import conjugate, norm
-from wassertight.types import Bounds, InputError
+from wassertight.types import Bounds as Box
+from wassertight.types import InputError
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 _FIRST = 0.5
@@ -55,6 +56,31 @@ class Reading:
         )
 
 
+class _Outer:
+    """Of every sample, bounds of nodes over the last region that was too large; it contains all regions still to come."""
+
+    def __init__(self, nodes: tuple[int, ...], samples: int) -> None:
+        self.nodes, self.samples, self.ends = nodes, samples, dict[int, tuple[Tensor, Tensor]]()
+
+    def of(self, rows: Tensor) -> Ends:
+        """What is known of some samples."""
+        return {index: (low[rows], high[rows]) for index, (low, high) in self.ends.items()}
+
+    def learn(self, rows: Tensor, found: Bounds, which: Tensor) -> None:
+        """Keep what was found for `which` of the samples bounded last, whose numbers are `rows`."""
+        fine = which & ~found.lost
+        rows = rows[fine[which]]
+        for index in self.nodes if bool(fine.any()) else ():
+            if index not in found.low:
+                continue
+            if index not in self.ends:
+                like = found.low[index]
+                empty = like.new_full((self.samples, *like.shape[1:]), math.inf)
+                self.ends[index] = (-empty, empty)
+            for kept, new in zip(self.ends[index], (found.low[index], found.high[index]), strict=True):
+                kept[rows] = new[fine]
+
+
 class RadiusSearch:
     """Bracketing of the largest t whose verified margin is positive; keeps the verified end.
 
@@ -63,7 +89,7 @@ class RadiusSearch:
     its bracket is closed or the root lies within the tolerance of what is verified.
     """
 
-    def __init__(self, propagation: Propagation, bounds: Bounds, tolerance: float, steps: int) -> None:
+    def __init__(self, propagation: Propagation, bounds: Box, tolerance: float, steps: int) -> None:
         self.propagation, self.bounds = propagation, bounds
         self.linear = propagation.affine
         self.tolerance, self.steps = (1e-9, max(steps, 60)) if self.linear else (tolerance, steps)
@@ -79,21 +105,22 @@ class RadiusSearch:
         r = self.propagation.r
         start = self.propagation.margins(self._region(x, x.new_zeros(len(x))), y, method="interval")
         if bool((start <= 0).any()):  # rounding alone may undo intervals of deep networks
-            start = torch.maximum(start, self._margins(x, y, x.new_zeros(len(x))))
+            start = torch.maximum(start, self._bounded(x, y, x.new_zeros(len(x)), None)[0])
         cap, slope = covering_radius(x, r, self.bounds), self._slope(x, y)
         low, low_margin = torch.zeros_like(start), start.clone()
         high, high_margin = torch.full_like(start, math.inf), torch.full_like(start, -math.inf)
         straight = torch.minimum(start / slope, torch.where(upper > 0, upper, math.inf))
         t = torch.minimum(torch.where(straight.isfinite(), _FIRST * straight, 1e-3), cap)
-        active = start > 0
+        active, outer = start > 0, _Outer(self.propagation.graph.bent, len(x))
         for step in range(self.steps):
             rows = active.nonzero().squeeze(1)
             if len(rows) == 0:
                 break
             self.rounds = max(self.rounds, step + 1)
-            margin = self._margins(x[rows], y[rows], t[rows])
+            margin, found = self._bounded(x[rows], y[rows], t[rows], outer.of(rows))
             good = margin > 0
             up, down = rows[good], rows[~good]
+            outer.learn(down, found, ~good)
             low[up], low_margin[up] = t[up], margin[good]
             high[down], high_margin[down] = t[down], margin[~good]
             low[up[t[up] >= cap[up]]] = math.inf
@@ -157,9 +184,9 @@ class RadiusSearch:
             g = torch.where(torch.where(g > 0, x <= self.bounds[0], x >= self.bounds[1]), 0.0, g)
         return norm(g, conjugate(self.propagation.r)).clamp_min(1e-30)
 
-    def _margins(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+    def _bounded(self, x: Tensor, y: Tensor, t: Tensor, outer: Ends | None) -> tuple[Tensor, Bounds]:
         self.propagations += len(x)
-        return self.propagation.margins(self._region(x, t), y)
+        return self.propagation.bounded(self._region(x, t), y, outer=outer)
 
     def _region(self, x: Tensor, t: Tensor) -> Region:
         return Region.of(x, t, self.propagation.r, self.bounds)

@@ -6,8 +6,8 @@ bounds how far rounding can move an argument; it is charged to the constant (see
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from torch import Tensor
 from wassertight.certificates.propagation.activations import Activation, Enclosure, Hinge
 from wassertight.certificates.propagation.layout import channels_last, flat_rows
 from wassertight.certificates.propagation.operations import Maximum, Product
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -174,6 +176,14 @@ class Largest:
         rows = above[..., None] * self.pick + below[..., None] * self.slope
         folded = self.operation.fold(rows.flatten(0, 1))
         return [folded.reshape(*rows.shape[:2], *folded.shape[1:])], constant
+
+
+def of_samples(part: T, rows: Tensor) -> T:
+    """The same for some samples: every tensor (n, ...) held by a dataclass, at some rows."""
+    held = {field.name: getattr(part, field.name) for field in fields(part)}  # type: ignore[arg-type]
+    chosen = {name: value[rows] for name, value in held.items() if isinstance(value, Tensor)}
+    nested = {name: of_samples(value, rows) for name, value in held.items() if isinstance(value, Enclosure)}
+    return replace(part, **chosen, **nested)  # type: ignore[type-var]
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.layout import channels_last, flat_maps, flat_rows
+from wassertight.certificates.propagation.layout import channels_last, flat_rows
 from wassertight.certificates.propagation.operations import Add, Convolution, Maximum
 from wassertight.certificates.propagation.operations import Elementwise as Scaling
 from wassertight.certificates.propagation.region import Region
-from wassertight.certificates.propagation.relaxations import Elementwise, Largest, Relaxation
+from wassertight.certificates.propagation.relaxations import Elementwise, Largest, Relaxation, dot
 from wassertight.certificates.propagation.transposed import unrolled
 from wassertight.geometry import conjugate
 
@@ -29,6 +29,8 @@ _MEMORY = 4 * 10**6
 """Coefficients of one map held at once."""
 _SHARE = 0.7
 """Largest share of the input a receptive field may cover for windows to pay."""
+_TOGETHER = 0.7
+"""Share of the units that are wanted from which on all channels of a place are bounded together."""
 
 
 @dataclass(frozen=True)
@@ -99,35 +101,46 @@ def window_bounds(
     graph: Graph, start: int, wanted: Tensor, region: Region, relaxations: Mapping[int, Relaxation], fields: Fields
 ) -> tuple[Tensor, Tensor]:
     """Proved bounds, below and above, of the wanted units (n, *shape) of a node, in the order of `wanted.nonzero()`."""
-    units = wanted.nonzero()
+    together = bool(wanted.float().mean() > _TOGETHER)
+    if together:  # every channel of a place, whose windows are the same
+        places = torch.ones_like(wanted[:, 0]).nonzero()
+        channels = torch.arange(wanted.shape[1], device=wanted.device).expand(len(places), -1)
+    else:
+        sample, channel, row, column = wanted.nonzero().T
+        places, channels = torch.stack((sample, row, column), 1), channel[:, None]
     widest = max(math.prod(field.size) * graph.nodes[index].shape[0] for index, field in fields.windows.items())
+    step = max(1, _MEMORY // (widest * channels.shape[1]))
     parts = [
-        _Pull(graph, start, part, region, relaxations, fields).bounds()
-        for part in torch.split(units, max(1, _MEMORY // widest))
+        _Pull(graph, start, *part, region, relaxations, fields).bounds()
+        for part in zip(torch.split(places, step), torch.split(channels, step), strict=True)
     ]
-    lower, upper = torch.cat(parts, 1)
-    return lower, -upper
+    lower, upper = torch.cat(parts).chunk(2, 1)
+    if together:
+        lower, upper = (v.view(len(wanted), *wanted.shape[2:], -1).movedim(-1, 1)[wanted] for v in (lower, upper))
+        return lower, -upper
+    return lower.squeeze(1), -upper.squeeze(1)
 
 
 class _Pull:
-    """Rows (2, units, channels, height, width): for the unit itself, and for its negative."""
+    """Rows (places, 2 m, channels, height, width): for m units of a place, and for their negatives."""
 
     def __init__(
         self,
         graph: Graph,
         start: int,
-        units: Tensor,
+        places: Tensor,
+        channels: Tensor,
         region: Region,
         relaxations: Mapping[int, Relaxation],
         fields: Fields,
     ) -> None:
         self.graph, self.start, self.region, self.relaxations = graph, start, region, relaxations
         self.fields, self.matrices = fields.windows, fields.matrices
-        self.sample, self.channel, self.row, self.column = units.T
-        self.constant = region.x.new_zeros(2, len(units))
+        (self.sample, self.row, self.column), self.channels = places.T, channels
+        self.constant = region.x.new_zeros(len(channels), 2 * channels.shape[1])
 
     def bounds(self) -> Tensor:
-        """(2, units): lower bounds of both rows."""
+        """(places, 2 m): lower bounds of all rows."""
         rows: dict[int, Tensor] = {self.start: self._first()}
         for index in range(self.start, 0, -1):
             if index not in rows:
@@ -137,9 +150,7 @@ class _Pull:
             if isinstance(operation, Convolution):
                 a = self._convolve(a, operation, index)
             elif isinstance(operation, Scaling):
-                self.constant = self.constant + (a * self._gather(operation.shift[None], here, one=True)).flatten(
-                    2
-                ).sum(2)
+                self.constant = self.constant + dot(a, self._gather(operation.shift[None], here, one=True))
                 a = a * self._gather(operation.scale[None], here, one=True)
             elif isinstance(operation, Activation):
                 a = self._relax(a, index)
@@ -153,32 +164,29 @@ class _Pull:
 
     def _first(self) -> Tensor:
         channels = self.graph.nodes[self.start].shape[0]
-        a = torch.nn.functional.one_hot(self.channel, channels).to(self.region.x.dtype)[:, :, None, None]
-        return torch.stack((a, -a))
+        return _both(functional.one_hot(self.channels, channels).to(self.region.x.dtype)[..., None, None])
 
     def _convolve(self, a: Tensor, op: Convolution, index: int) -> Tensor:
         here = self.fields[index]
         if index == self.start and op.groups == 1 and op.dilation == (1, 1):
-            a = op.weight[self.channel]
-            shift = op.bias[self.channel]
-            self.constant = self.constant + torch.stack((shift, -shift))
-            return torch.stack((a, -a))
+            self.constant = self.constant + _both(op.bias[self.channels])
+            return _both(op.weight[self.channels])
         if any(here.padding):
             a = a * self._inside(here, op.target)
         self.constant = self.constant + a.sum((3, 4)) @ op.bias
         matrix = self.matrices.get(index)
         if matrix is not None:
             size = here.through(op).size
-            return (flat_rows(a) @ matrix).view(2, len(self.row), *size, -1).movedim(-1, 2)
+            return (flat_rows(a) @ matrix).view(*a.shape[:2], *size, -1).movedim(-1, 2)
         flat = functional.conv_transpose2d(
             channels_last(a.flatten(0, 1)), op.weight, None, op.stride, 0, 0, op.groups, op.dilation
         )
-        return flat.view(2, -1, *flat.shape[1:])
+        return flat.view(*a.shape[:2], *flat.shape[1:])
 
     def _relax(self, a: Tensor, index: int) -> Tensor:
-        relaxation = self.relaxations[index]
+        relaxation, here = self.relaxations[index], self.fields[index]
         assert isinstance(relaxation, Elementwise)
-        here, lines = self.fields[index], relaxation.lines
+        lines = relaxation.lines
         slope, shift, slope_gap, shift_gap = (
             self._gather(v[:, 0], here)
             for v in (
@@ -189,8 +197,7 @@ class _Pull:
             )
         )
         below = a.clamp_max(0)
-        self.constant = self.constant + _dot(a, shift)
-        self.constant = self.constant + _dot(below, shift_gap)
+        self.constant = self.constant + dot(a, shift) + dot(below, shift_gap)
         return torch.addcmul(a * slope, below, slope_gap)
 
     def _largest(self, a: Tensor, op: Maximum, index: int) -> Tensor:
@@ -199,23 +206,22 @@ class _Pull:
         here, count = self.fields[index], op.kernel[0] * op.kernel[1]
 
         def entries(v: Tensor) -> Tensor:
-            """Every unit's windows of a map (n, 1, channels, height, width, entries)."""
+            """Every place's windows of a map (n, 1, channels, height, width, entries)."""
             flat = self._gather(v[:, 0].permute(0, 1, 4, 2, 3).flatten(1, 2), here)
-            return flat.reshape(len(flat), -1, count, *flat.shape[2:]).permute(0, 1, 3, 4, 2)
+            return flat.reshape(len(flat), 1, -1, count, *flat.shape[3:]).movedim(3, -1)
 
         pick, slope, error = entries(largest.pick), entries(largest.slope), largest.error
         raised = self._gather((largest.shift + (largest.slope * error).sum(-1))[:, 0], here)
         lowered = self._gather((largest.pick * error).sum(-1)[:, 0], here)
         below = a.clamp_max(0)
         above = a - below
-        self.constant = self.constant + _dot(below, raised)
-        self.constant = self.constant - _dot(above, lowered)
+        self.constant = self.constant + dot(below, raised) - dot(above, lowered)
         rows = above[..., None] * pick + below[..., None] * slope
         spread = op.spread(rows.flatten(0, 1))
-        return spread.reshape(*rows.shape[:2], *spread.shape[1:])
+        return spread.view(*rows.shape[:2], *spread.shape[1:])
 
     def _gather(self, v: Tensor, field: _Geometry, *, one: bool = False) -> Tensor:
-        """Every unit's window of a map (n, channels, H, W), zero outside: (units, channels, *size)."""
+        """Every place's window of a map (n, channels, H, W), zero outside: (places, 1, channels, *size)."""
         _, height, width = self.graph.nodes[self.start].shape
         ends = [
             max(0, (count - 1) * field.stride[k] - field.padding[k] + field.size[k] - v.shape[2 + k])
@@ -226,10 +232,10 @@ class _Pull:
         view = padded.unfold(2, field.size[0], field.stride[0]).unfold(3, field.size[1], field.stride[1])
         sample = torch.zeros_like(self.sample) if one else self.sample
         found: Tensor = view.permute(0, 2, 3, 4, 5, 1)[sample, self.row, self.column]
-        return found.movedim(-1, 1)
+        return found.movedim(-1, 1)[:, None]
 
     def _inside(self, field: _Geometry, shape: tuple[int, ...]) -> Tensor:
-        """1 where a window's entry lies on the map: (units, 1, *size)."""
+        """1 where a window's entry lies on the map: (places, 1, 1, *size)."""
         masks = []
         for k, place in ((0, self.row), (1, self.column)):
             at = (place * field.stride[k] - field.padding[k])[:, None] + torch.arange(
@@ -237,24 +243,23 @@ class _Pull:
             )
             masks.append(((at >= 0) & (at < shape[1 + k])).to(self.constant.dtype))
         inside: Tensor = masks[0][:, :, None] * masks[1][:, None, :]
-        return inside[:, None]
+        return inside[:, None, None]
 
     def _minimum(self, a: Tensor) -> Tensor:
         region, field = self.region, self.fields[0]
         low, high = self._gather(region.low, field), self._gather(region.high, field)
         below = a.clamp_max(0)
-        box = _dot(a, low) + _dot(below, high - low)
+        box = dot(a, low) + dot(below, high - low)
         if math.isinf(region.r):
             return box
         a = a * self._inside(field, self.graph.source)
         size = torch.linalg.vector_norm(a.flatten(2), ord=conjugate(region.r), dim=2)
-        centre = _dot(a, self._gather(region.x, field))
-        return torch.maximum(box, centre - region.t[self.sample] * size)
+        centre = dot(a, self._gather(region.x, field))
+        return torch.maximum(box, centre - region.t[self.sample, None] * size)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of rows (2, units, channels, h, w) with (units, channels, h, w): (2, units)."""
-    return torch.einsum("rkx,kx->rk", flat_rows(a), flat_maps(b))
+def _both(a: Tensor) -> Tensor:
+    return torch.cat((a, -a), 1)
 
 
 def _embedded(a: Tensor, small: _Geometry, large: _Geometry) -> Tensor:
