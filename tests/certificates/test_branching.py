@@ -125,7 +125,7 @@ def test_radii_grow_without_an_attack() -> None:
     model, data = wt.load_model("digits-cnn").model, wt.load_data("digits", n=3)
     ball = PointwiseBall(radius=0.05, r=math.inf)
     crown = LinearPropagation()(model, data.x, data.y, ball).radii.values
-    bab = BranchAndBound(seconds=1.0)(model, data.x, data.y, ball).radii.values
+    bab = BranchAndBound(seconds=60.0, leaves=200)(model, data.x, data.y, ball).radii.values
     upper = MinimumNorm(passes=100)(model, data.x, data.y, ball).distances.values
     assert (bab >= crown).all()
     assert bab.sum() > 1.05 * crown.sum()

@@ -118,6 +118,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "joined": lambda z: torch.stack((torch.cat((z, z.relu(), torch.ones_like(z)), 2), torch.zeros(1, 5, 12).to(z).expand(len(z), -1, -1)), 1),
     "class token": lambda z: torch.cat((_W[:1].expand(len(z), 1, 4).to(z), z), 1),
     "softmax": lambda z: functional.softmax(z, 1) + z.softmax(-1),
+    "log-softmax": lambda z: functional.log_softmax(z, 1) + z.log_softmax(-1),
     "attention": lambda z: functional.scaled_dot_product_attention(z, z + 1, z * z),
     "masked attention": lambda z: functional.scaled_dot_product_attention(z, z, z, torch.eye(5).to(z), scale=0.3),
     "heads": lambda z: functional.scaled_dot_product_attention(*[z.unflatten(2, (2, 2)).transpose(1, 2)] * 3),

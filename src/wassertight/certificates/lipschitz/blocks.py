@@ -6,7 +6,6 @@ not recognised stays a chain of single operations, which is looser but sound.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
-from wassertight.certificates.propagation.curves import Curve
 from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.log_softmax import LogSoftmax
 from wassertight.certificates.propagation.operations import Dense, Elementwise, Product, Rearrangement
 
 _CLOSE = 1e-6
@@ -54,38 +53,6 @@ def blocks(graph: Graph) -> dict[int, Block]:
     return found
 
 
-def capped(graph: Graph) -> Graph:
-    """The graph with `exp(min(a, 80))` in its softmaxes, which never overflows: their values move by at most `NEGLIGIBLE`.
-
-    A difference above 80 says that the share is below exp(-80), and it stays so.
-    """
-    nodes = list(graph.nodes)
-    for block in blocks(graph).values():
-        for index in block.inner:
-            if block.kind == "softmax" and _named(graph, index, "exp"):
-                nodes[index] = replace(nodes[index], operation=_CAPPED)
-    return Graph(tuple(nodes))
-
-
-def _exponential(a: Tensor) -> Tensor:
-    return torch.exp(a.clamp_max(_CAP))
-
-
-_CAP = 80.0
-NEGLIGIBLE = 2e-35
-"""Above exp(-80)."""
-_CAPPED = Curve(
-    name="exp",
-    function=_exponential,
-    value=_exponential,
-    slope=_exponential,
-    slope_above=torch.zeros_like,
-    bends=(_CAP,),
-    image=(0.0, math.inf),
-    grain=0.0,
-)
-
-
 def _named(graph: Graph, index: int, name: str) -> bool:
     operation = graph.nodes[index].operation
     return isinstance(operation, Activation) and operation.name == name
@@ -97,21 +64,16 @@ def _parent(graph: Graph, index: int, kind: type) -> int:
 
 
 def _softmax(graph: Graph, end: int) -> Block | None:
-    if not _named(graph, end, "reciprocal"):
+    if not _named(graph, end, "exp"):
         return None
-    inner = [graph.nodes[end].parents[0]]
-    inner.append(_parent(graph, inner[-1], Rearrangement))
-    if inner[-1] < 0 or not _named(graph, inner[-1], "exp"):
+    shares = graph.nodes[end].parents[0]
+    centred = _parent(graph, shares, LogSoftmax)
+    start = _parent(graph, centred, Dense)
+    if start < 0:
         return None
-    inner.append(graph.nodes[inner[-1]].parents[0])
-    while isinstance(graph.nodes[inner[-1]].operation, Rearrangement):
-        inner.append(graph.nodes[inner[-1]].parents[0])
-    start = _parent(graph, inner[-1], Dense)
-    if start < 0 or graph.nodes[start].shape != graph.nodes[end].shape:
-        return None
-    block, like = Block(kind="softmax", start=start, end=end, inner=frozenset(inner)), graph.nodes[inner[-1]].operation
-    assert isinstance(like, Dense)
-    return block if _reproduces(graph, block, like.weight, lambda z: z.softmax(-1)) else None
+    block, like = Block(kind="softmax", start=start, end=end, inner=frozenset((shares, centred))), graph.nodes[centred]
+    assert isinstance(like.operation, Dense)
+    return block if _reproduces(graph, block, like.operation.weight, lambda z: z.softmax(-1)) else None
 
 
 def _norm(graph: Graph, end: int) -> Block | None:

@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from wassertight.certificates.lipschitz.blocks import NEGLIGIBLE, Block, blocks
+from wassertight.certificates.lipschitz.blocks import Block, blocks
 from wassertight.certificates.lipschitz.maps import (
     Factors,
     Interval,
@@ -45,6 +45,7 @@ from wassertight.certificates.propagation.operations import (
     Rearrangement,
 )
 from wassertight.certificates.propagation.propagation import Bounds
+from wassertight.types import UnsupportedLayerError
 
 Values = Callable[[dict[int, Tensor]], Tensor]
 _ROOM = 6 * 10**6
@@ -77,13 +78,15 @@ def local_maps(graph: Graph, bounds: Bounds) -> dict[int, LocalMap]:
             found[index] = Largest(operation=operation, rivals=rivals.to(low))
         elif isinstance(operation, Activation):
             found[index] = Slopes.of(operation, *low_high[0])
+        else:
+            raise UnsupportedLayerError(f"the Jacobian of {node.name} is not bounded outside of a softmax")
     return found
 
 
 def _block(block: Block, ends: object) -> LocalMap:
     low, high = ends(block.end)  # type: ignore[operator]
     if block.kind == "softmax":
-        return Shares(least=(low - NEGLIGIBLE).clamp(0, 1), most=(high + NEGLIGIBLE).clamp(0, 1))
+        return Shares(least=low.clamp(0, 1), most=high.clamp(0, 1))
     least, most = ends(block.scale)  # type: ignore[operator]
     value, width = interval(low, high)
     return Normed(

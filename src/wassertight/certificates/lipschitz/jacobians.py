@@ -30,7 +30,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wassertight.certificates.lipschitz.blocks import capped
 from wassertight.certificates.lipschitz.cotangents import Cotangents, local_maps
 from wassertight.certificates.lipschitz.ellipsoids import Ellipsoids, applies
 from wassertight.certificates.lipschitz.maps import Factors, Interval, LocalMap, Normed, Shares, Slopes, repeated
@@ -91,7 +90,6 @@ def jacobian_bounds(
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     x, t = x.double(), t.to(x.device).double()
-    graph = capped(graph)
     t = torch.minimum(t, covering_radius(x, r, bounds))
     spec = -specification(y, graph.classes, torch.float64)
     propagation = Propagation(graph, r, method="crown" if method == "linear" else "interval", rounding=_EXACT)

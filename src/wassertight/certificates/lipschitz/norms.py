@@ -29,6 +29,7 @@ from wassertight.certificates.lipschitz.derivatives import steepest
 from wassertight.certificates.lipschitz.segments import segment_rows
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.log_softmax import LogSoftmax
 from wassertight.certificates.propagation.operations import (
     Affine,
     Convolution,
@@ -151,6 +152,8 @@ class Norms:
                 return 1.0
             ones = operation.windows(torch.ones(1, *operation.source), outside=0.0)
             return math.pow(float(operation.fold(ones).max()), 1 / self.r)
+        if isinstance(operation, LogSoftmax):
+            return 2.0 if math.isinf(self.r) else 1.0 + math.sqrt(operation.terms)
         assert isinstance(operation, Activation)
         shape = self.graph.nodes[index].shape
         return float(steepest(operation, torch.zeros(shape).to(self.like)).max())

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wassertight.certificates.lipschitz.blocks import capped
 from wassertight.certificates.lipschitz.jacobians import jacobian_bounds
 from wassertight.certificates.lipschitz.norms import SLACK
 from wassertight.certificates.propagation.graph import Graph
@@ -85,7 +84,7 @@ def logit_differences(
     known, spec = torch.isfinite(t), -specification(y, graph.classes, torch.float64)
     rounding = Rounding.between(torch.float64, torch.float64)
     kind = "crown" if method == "linear" else "interval"
-    propagation = Propagation(capped(graph), r, method=kind, rounding=rounding)
+    propagation = Propagation(graph, r, method=kind, rounding=rounding)
     region = propagation.enter(Region.of(x, torch.where(known, t, 1.0), r, bounds))
     found = propagation.bounds(region)
     ends = []

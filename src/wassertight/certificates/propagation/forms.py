@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wassertight.certificates.propagation.log_softmax import Planes
 from wassertight.certificates.propagation.operations import Affine, Rearrangement
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Bilinear, Elementwise, Largest, Relaxation
@@ -89,6 +90,8 @@ class Forwarding:
             return self._elementwise(relaxation, parents[0])
         if isinstance(relaxation, Bilinear):
             return self._bilinear(relaxation, parents[0], parents[1])
+        if isinstance(relaxation, Planes):
+            return self._planes(relaxation, parents[0])
         assert isinstance(relaxation, Largest)
         return self._largest(relaxation, parents[0])
 
@@ -147,6 +150,21 @@ class Forwarding:
         high = (relaxation.shift + (slope * relaxation.error).sum(-1))[:, 0]
         sizes = folded(slope + pick, self.size(forms)[:, None])[:, 0]
         return self._shifted(mid, gap, low, high, sizes, 2 * pick.shape[-1] + 2)
+
+    def _planes(self, relaxation: Planes, forms: Forms) -> Forms:
+        lines = [(relaxation.upper_slope, relaxation.upper_shift), (relaxation.lower_slope, relaxation.lower_shift)]
+        eye = torch.eye(forms.mid.shape[-1], dtype=forms.mid.dtype, device=forms.mid.device)
+        below, above = (eye - slope[..., None, :] for slope, _ in lines)
+
+        def folded(weight: Tensor, rows: Tensor) -> Tensor:
+            return (weight @ rows[..., None]).squeeze(-1)
+
+        mid = _sum(folded((above + below) / 2, forms.mid), folded((above.abs() - below.abs()) / 2, forms.gap))
+        gap = _sum(folded((above - below) / 2, forms.mid), folded((above.abs() + below.abs()) / 2, forms.gap))
+        low, high = ((-shift)[:, 0] for _, shift in lines)
+        error = relaxation.error[:, 0]
+        sizes = folded((above.abs() + below.abs())[:, 0], self.size(forms))
+        return self._shifted(mid, gap, low - error, high + error, sizes, 2 * len(eye) + 4)
 
     def _shifted(self, mid: Tensor, gap: Tensor, low: Tensor, high: Tensor, sizes: Tensor, terms: int) -> Forms:
         """The forms with shifts added, to the lower one and to the upper one."""

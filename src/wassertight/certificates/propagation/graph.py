@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
+from wassertight.certificates.propagation.log_softmax import LogSoftmax
 from wassertight.certificates.propagation.operations import (
     Add,
     Affine,
@@ -21,7 +22,7 @@ from wassertight.certificates.propagation.operations import (
     Shape,
 )
 
-Operation = Affine | Activation | Add | Product | Maximum
+Operation = Affine | Activation | Add | Product | Maximum | LogSoftmax
 
 
 @dataclass(frozen=True, kw_only=True)

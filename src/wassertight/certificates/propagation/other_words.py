@@ -16,8 +16,8 @@ from wassertight.certificates.propagation.affine_words import (
     permuted,
     scaled,
     total,
-    viewed,
 )
+from wassertight.certificates.propagation.log_softmax import LogSoftmax
 from wassertight.certificates.propagation.operations import Add, Maximum, Product
 from wassertight.certificates.propagation.reading import COMPARISONS, Handler, Reader, Ref
 from wassertight.certificates.propagation.steps import Step
@@ -25,8 +25,6 @@ from wassertight.certificates.propagation.steps import Step
 _ALMOST = 0.99
 """Share of a sum's least value that rounding cannot take away."""
 _SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
-_SOFTMAX = 64
-"""Longest row whose softmax is bounded through differences, at a cost of its square."""
 
 
 def activated(reader: Reader, ref: Ref, activation: act.Activation) -> Ref:
@@ -47,19 +45,19 @@ def multiplied(reader: Reader, left: Any, right: Any) -> Ref:
 
 
 def softmax(reader: Reader, ref: Ref, dim: int) -> Ref:
-    """1 / sum over k of exp(z_k - z_j): differences first, so that a common shift of all entries costs nothing."""
+    """exp of log-softmax."""
+    return activated(reader, log_softmax(reader, ref, dim), smooth.exponential())
+
+
+def log_softmax(reader: Reader, ref: Ref, dim: int) -> Ref:
+    """Of the entries centred first, so that a common shift of all of them costs nothing."""
     dims = len(reader.shape(ref))
     order = [k for k in range(dims + 1) if k != dims + 1 + dim] + [dims + 1 + dim]
     moved = permuted(reader, ref, order)
     shape = reader.shape(moved)
-    size = shape[-1]
-    if size > _SOFTMAX:
-        raise reader.refuse(f"a softmax over {size} entries; at most {_SOFTMAX} are bounded")
-    eye = torch.eye(size, dtype=reader.dtype, device=reader.device)
-    weight = (eye[None, :, :] - eye[:, None, :]).reshape(size * size, size)
-    differences = viewed(reader, matrix(reader, moved, weight), (*shape, size))
-    sums = total(reader, activated(reader, differences, smooth.exponential()), [-1], False, mean=False)
-    out = activated(reader, sums, smooth.reciprocal(least=_ALMOST))  # the entry itself adds exp(0)
+    eye = torch.eye(shape[-1], dtype=reader.dtype, device=reader.device)
+    centred = matrix(reader, moved, eye - 1 / shape[-1])
+    out = reader.add(LogSoftmax(source=shape), (centred,), shape)
     return permuted(reader, out, [order.index(k) for k in range(dims + 1)])
 
 
@@ -261,6 +259,8 @@ OTHERS: dict[str, Handler] = {
     **dict.fromkeys(("matmul", "bmm", "mm"), lambda reader, a, k: product(reader, a[0], a[1])),
     "softmax": lambda reader, a, k: softmax(reader, a[0], reader.axis(a[1], a[0])),
     "_softmax": lambda reader, a, k: softmax(reader, a[0], reader.axis(a[1], a[0])),
+    "log_softmax": lambda reader, a, k: log_softmax(reader, a[0], reader.axis(a[1], a[0])),
+    "_log_softmax": lambda reader, a, k: log_softmax(reader, a[0], reader.axis(a[1], a[0])),
     "layer_norm": _layer_norm,
     "scaled_dot_product_attention": _attention,
     "max_pool2d": _max_pool,

@@ -22,6 +22,7 @@ from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.backward import MEMORY, box_form, lower_bounds, row_norms
 from wassertight.certificates.propagation.curves import Curve
 from wassertight.certificates.propagation.graph import Graph, split_entry
+from wassertight.certificates.propagation.log_softmax import LogSoftmax, Planes
 from wassertight.certificates.propagation.operations import (
     Add,
     Affine,
@@ -159,6 +160,8 @@ class Propagation:
                 bounds.relaxations[index] = Bilinear.of(node.operation, arguments)
             elif isinstance(node.operation, Maximum):
                 bounds.relaxations[index] = Largest.of(node.operation, *arguments[0])
+            elif isinstance(node.operation, LogSoftmax):
+                bounds.relaxations[index] = Planes.of(*arguments[0])
             else:
                 assert isinstance(node.operation, Activation)
                 bounds.relaxations[index] = Elementwise.of(node.operation, *arguments[0])
@@ -185,6 +188,8 @@ class Propagation:
                 return
             if isinstance(operation, Maximum):
                 low, high = operation.apply(low - error), operation.apply(high + error)
+            elif isinstance(operation, LogSoftmax):
+                low, high = operation.interval(low - error, high + error)
             elif isinstance(operation, Activation):
                 low, high, error = self._defined(operation, node.parents[0], found)
                 low, high = operation.interval(low - error, high + error)

@@ -106,23 +106,48 @@ def steerable(operation: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Bilinear:
-    """`|x y - (c_x y + x c_y - c_x c_y)| <= slack`, for numbers or matrices."""
+    """A product of numbers or matrices between McCormick's planes.
+
+    With s the end of x's interval that is nearer to 0, and t the end of y's that makes `a (x - s)(y - t) >= 0`,
+    `a x y >= a (t x + s y - s t)`: small slopes leave little to lose. `forms` takes the mean of a side's two planes,
+    `|x y - (c_x y + x c_y - c_x c_y)| <= slack`, whose slopes do not depend on a.
+
+    Attributes:
+        left, right: centres of the factors' intervals, (n, 1, *shape).
+        left_width, right_width: half their widths, rounding included.
+        left_error, right_error: that rounding.
+    """
 
     operation: Product
     left: Tensor
     right: Tensor
-    slack: Tensor
+    left_width: Tensor
+    right_width: Tensor
+    left_error: Tensor
+    right_error: Tensor
 
     @classmethod
     def of(cls, operation: Product, bounds: list[tuple[Tensor, Tensor, Tensor]]) -> Bilinear:
         """From low, high and rounding error (n, *shape) of both factors."""
-        (cx, wx, ex), (cy, wy, ey) = (((low + high) / 2, (high - low) / 2 + e, e) for low, high, e in bounds)
-        slack = operation.of(wx, wy) + operation.of(ex, cy.abs()) + operation.of(cx.abs(), ey)
-        return cls(operation=operation, left=cx[:, None], right=cy[:, None], slack=slack[:, None])
+        (cx, wx, ex), (cy, wy, ey) = (
+            ((low + high)[:, None] / 2, ((high - low) / 2 + e)[:, None], e[:, None]) for low, high, e in bounds
+        )
+        return cls(operation=operation, left=cx, right=cy, left_width=wx, right_width=wy, left_error=ex, right_error=ey)
+
+    @property
+    def slack(self) -> Tensor:
+        """How far the product is from the mean of its planes, at most."""
+        of = self.operation.of
+        charged = of(self.left_error, self.right.abs()) + of(self.left.abs(), self.right_error)
+        return of(self.left_width, self.right_width) + charged
 
     def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
-        constant = -dot(a, self.operation.of(self.left, self.right)) - dot(a.abs(), self.slack)
-        return [self.operation.pull_left(a, self.right), self.operation.pull_right(a, self.left)], constant
+        operation, side = self.operation, torch.where(self.left < 0, -1.0, 1.0).to(a)
+        near = self.left - side * self.left_width
+        size = side * operation.pull_left(a.abs(), self.right_width)
+        on_left, on_right = operation.pull_left(a, self.right) - size, operation.pull_right(a, near)
+        charged = dot(on_left.abs(), self.left_error) + dot(on_right.abs(), self.right_error)
+        return [on_left, on_right], -dot(on_left, near) - charged
 
 
 @dataclass(frozen=True, kw_only=True)

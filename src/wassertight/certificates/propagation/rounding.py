@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wassertight.certificates.propagation.log_softmax import LogSoftmax
 from wassertight.certificates.propagation.operations import Affine, Maximum, Product
 
 _SPREADS = 8
@@ -65,9 +66,11 @@ class Rounding:
         return carried + share * (sizes + carried)
 
     def curved(self, operation: object, low: Tensor, high: Tensor) -> Tensor:
-        """Error of an activation or maximum, over the bounds of its value; taking a maximum rounds nothing."""
+        """Error of an activation, a maximum or log-softmax, over the bounds of its value; taking a maximum rounds nothing."""
         if self.unit == 0 or isinstance(operation, Maximum) or getattr(operation, "name", "") == "relu":
             return torch.zeros_like(low)
+        if isinstance(operation, LogSoftmax):
+            return self.relative(operation.terms + _ULPS) * (1 + torch.maximum(low.abs(), high.abs()))
         cancels = float(getattr(operation, "cancels", 0.0))
         return self.relative(_ULPS) * (torch.maximum(low.abs(), high.abs()) + cancels)
 
