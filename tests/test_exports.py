@@ -24,7 +24,7 @@ PUBLIC = {
         "accuracy_curves", "area_under", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
         "local_lipschitz",
     ],
-    "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
+    "wassertight.threats": ["AuditReport", "ImageWasserstein", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [
         "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
         "sample_distances",
