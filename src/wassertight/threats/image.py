@@ -50,8 +50,8 @@ class ImageWasserstein:
             if not value >= 1 or (name == "p" and math.isinf(value)):
                 allowed = "a finite number >= 1" if name == "p" else "a number >= 1 or inf"
                 raise ThreatError(f"{name} of an image threat must be {allowed}, got {value}")
-        if self.window < 1 or self.window % 2 == 0:
-            raise ThreatError(f"window must be an odd number >= 1, got {self.window}")
+        if self.window < 3 or self.window % 2 == 0:
+            raise ThreatError(f"window must be an odd number >= 3, got {self.window}")
         if self.cap is not None and not 0 < self.cap < math.inf:
             raise ThreatError(f"cap must be a finite number > 0, or None for no cap, got {self.cap}")
 
