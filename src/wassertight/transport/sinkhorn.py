@@ -103,7 +103,8 @@ def projected_sinkhorn(
     done = torch.zeros_like(whole, dtype=torch.bool)
     value = torch.full_like(whole, -torch.inf)
     taken = 0
-    for taken in range(1, rounds + 1):
+    while taken < rounds and not bool(done.all()):
+        taken += 1
         a = _row_duals(plans, rows, b, psi)
         tall = plans.scatter_onto(a, -torch.inf)
         s = (everywhere.pull(tall, fill=-torch.inf) - psi[:, None, None] * costs - 1).logsumexp(1).view_as(w)
@@ -122,8 +123,6 @@ def projected_sinkhorn(
         psi = torch.where(done, psi, _newton(psi, spent - allowed, curved))
         done = done | ((new - value).abs() <= tolerance * (1 + new.abs()))
         value = new
-        if bool(done.all()):
-            break
     a = _row_duals(plans, rows, b, psi)
     plan = _plan(plans, a, b, psi) * whole[:, None, None]
     plan = plan * (plans.mass / plan.sum(1).clamp_min(torch.finfo(dtype).tiny))[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -69,7 +70,7 @@ class LocalPlans:
             mass=flat.gather(1, chosen),
             shifts=torch.tensor([dy * wide + dx for dy, dx in steps], device=x.device),
             costs=torch.tensor(prices, dtype=x.dtype, device=x.device),
-            classes=tuple(zip(starts[:-1], starts[1:], strict=True)),
+            classes=tuple(pairwise(starts)),
         )
 
     @cached_property

@@ -15,8 +15,6 @@ from wassertight.geometry.norms import per_sample
 from wassertight.losses import class_margin, margin
 from wassertight.queries import LossFunction, ModelQueries
 from wassertight.threats import ImageWasserstein, ThreatModel
-from wassertight.transport.capacity import balanced, return_to_sender
-from wassertight.transport.windows import LocalPlans
 from wassertight.types import InputError, Status, ThreatError
 
 GUARD = 1 - 1e-6
@@ -152,15 +150,6 @@ def image_threat(threat: ThreatModel, x: Tensor) -> ImageWasserstein:
     if x.ndim != 4:
         raise InputError(f"{threat.name} needs images (n, channels, height, width), got {tuple(x.shape)}")
     return threat
-
-
-def realised(plans: LocalPlans, plan: Tensor, x: Tensor, cap: float | None) -> Float[Tensor, "n c h w"]:
-    """The image of a plan as a member of the set: nothing above the cap, exact light; x where that fails."""
-    if cap is None:
-        return balanced(x, plans.push(plan))
-    _, image = return_to_sender(plans, plan, cap)
-    bad = image.flatten(1).amax(1) > cap * (1 + 1e-5)
-    return balanced(x, torch.where(per_sample(bad.to(image.dtype), image) > 0, x, image), cap)
 
 
 def light(x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:

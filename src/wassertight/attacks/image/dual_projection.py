@@ -21,10 +21,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
-from wassertight.attacks.image.climbing import GUARD, Flips, aims, climb, image_flips, light, realised
+from wassertight.attacks.image.climbing import GUARD, Flips, aims, climb, image_flips, light
 from wassertight.losses import loss_by_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ImageWasserstein
+from wassertight.transport.capacity import realised
 from wassertight.transport.polytope import project
 from wassertight.transport.windows import LocalPlans
 from wassertight.types import InputError

@@ -26,11 +26,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
-from wassertight.attacks.image.climbing import GUARD, Flips, aims, climb, image_flips, light, realised, shrink_to_flip
+from wassertight.attacks.image.climbing import GUARD, Flips, aims, climb, image_flips, light, shrink_to_flip
 from wassertight.losses import loss_by_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ImageWasserstein
-from wassertight.transport.capacity import balanced
+from wassertight.transport.capacity import balanced, realised
 from wassertight.transport.polytope import entropic_oracle, exact_oracle
 from wassertight.transport.windows import LocalPlans
 from wassertight.types import InputError
