@@ -84,11 +84,11 @@ class ImageWasserstein:
         That is: a channel's light differs by more than 1e-6 of the image's, a pixel is negative or above the cap
         (by more than 1e-6).
         """
-        distance = image_distance(x, z, p=self.p, r=self.r)
+        distance: Tensor = image_distance(x, z, p=self.p, r=self.r)
         if self.cap is None:
             return distance
         above = torch.maximum(z.flatten(1).amax(1), x.flatten(1).amax(1)) > self.cap + _CAP_TOLERANCE
-        inside: Tensor = distance.masked_fill(above.to(distance.device), math.inf)
+        inside: Tensor = torch.where(above.to(distance.device), torch.inf, distance)
         return inside
 
     def plans(self, x: Float[Tensor, "n c h w"]) -> LocalPlans:
