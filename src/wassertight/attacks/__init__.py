@@ -7,6 +7,7 @@ from wassertight.attacks.bisected import BisectedAPGD
 from wassertight.attacks.ensemble import AutoAttack
 from wassertight.attacks.expected_loss import ExpectedLoss, LossResult
 from wassertight.attacks.fgsm import FGSM
+from wassertight.attacks.image import FrankWolfe
 from wassertight.attacks.minimum_norm import DDN, FAB, FMN, PDPGD, DeepFool, MinimumNorm
 from wassertight.attacks.pgd import PGD
 from wassertight.attacks.square import Square
@@ -31,6 +32,7 @@ __all__ = [
     "DeepFool",
     "ExpectedLoss",
     "Found",
+    "FrankWolfe",
     "LossResult",
     "MinimumNorm",
     "Problem",

@@ -93,8 +93,14 @@ def _transport(a: np.ndarray, b: np.ndarray, cost: np.ndarray) -> float:
         sums = coo_array(
             (np.ones(2 * len(i)), (np.concatenate((i, m + j)), np.concatenate((arcs, arcs)))), shape=(m + k, len(i))
         )
-        solved = linprog(cost[i, j], A_eq=sums.tocsr(), b_eq=scale * np.concatenate((a, b)), method="highs-ds")
-        if solved.status != 0:
+        for presolve in (True, False):  # presolve takes supplies near the rounding of the others for a contradiction
+            options = {"presolve": presolve}
+            solved = linprog(
+                cost[i, j], A_eq=sums.tocsr(), b_eq=scale * np.concatenate((a, b)), method="highs-ds", options=options
+            )
+            if solved.status == 0:
+                break
+        else:
             return float("inf")
         prices = solved.eqlin.marginals
         reduced = cost - prices[:m, None] - prices[None, m:]
