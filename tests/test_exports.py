@@ -32,7 +32,10 @@ PUBLIC = {
         "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
         "sample_distances",
     ],
-    "wassertight.report": ["bracket_figure", "brackets_table", "claim_table", "results_table", "save_figure", "write_page"],
+    "wassertight.report": [
+        "bracket_figure", "brackets_table", "claim_table", "radii_figure", "results_table", "save_figure",
+        "save_radii_figure", "write_page",
+    ],
     "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],
 }  # fmt: skip
 

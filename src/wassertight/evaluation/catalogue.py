@@ -28,6 +28,7 @@ class Method:
         reference: arXiv id of the paper it implements or starts from.
         norms: orders r of the ground norm it takes.
         orders: which Wasserstein orders p it takes: "any p >= 1", "p = inf" or "p > 1".
+        images: whether it is for light moving inside images (image-W1@0.1) instead of balls of a norm.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     reference: str
     norms: tuple[float, ...] = _ALL
     orders: str = _ANY_ORDER
+    images: bool = False
 
     def build(self, options: Mapping[str, Any] | None = None) -> Any:
         """The method with its preset and the caller's settings.
@@ -66,6 +68,11 @@ class Method:
         Raises:
             ThreatError: naming a method that takes it.
         """
+        if self.images != threat.ground.startswith("image"):
+            fitting = "image-space threats such as image-W1@0.01" if self.images else "balls of a norm such as W1-Linf@8/255"
+            raise ThreatError(f"{self.kind} {self.name!r} is for {fitting}; got {threat.name}")
+        if self.images:
+            return
         if threat.r not in self.norms:
             names = ", ".join("Linf" if math.isinf(r) else f"L{r:g}" for r in self.norms)
             raise ThreatError(f"{self.kind} {self.name!r} takes the ground norms {names}; got {threat.name}")
@@ -89,14 +96,9 @@ def _attack(name: str, attribute: str, description: str, reference: str, **rest:
     return Method(name=name, kind="attack", target=target, description=description, reference=reference, **rest)
 
 
-def _certificate(name: str, target: str, description: str, reference: str) -> Method:
-    return Method(
-        name=name,
-        kind="certificate",
-        target=f"wassertight.certificates:{target}",
-        description=description,
-        reference=reference,
-    )
+def _certificate(name: str, attribute: str, reference: str, description: str, **rest: Any) -> Method:
+    target = f"wassertight.certificates:{attribute}"
+    return Method(name=name, kind="certificate", target=target, description=description, reference=reference, **rest)
 
 
 _ATTACKS = (
@@ -208,32 +210,36 @@ _ATTACKS = (
         "autoattack", "AutoAttack", "APGD-CE, APGD-T, FAB-T and Square in that order", "2003.01690", orders=_POINTWISE
     ),
 )
+_PUBLISHED = {"tight": False, "n": 10_000, "alpha": 0.05}
 _CERTIFICATES = (
-    _certificate("crown", "LinearPropagation", "backward linear bounds over ball and box (default)", "1811.00866"),
-    _certificate(
-        "auto", "Auto", "crown, then branch and bound only on samples that can still move the value", "2103.06624"
-    ),
-    _certificate("bab", "BranchAndBound", "optimised slopes and branch and bound on every sample", "2103.06624"),
-    _certificate(
-        "input-split",
-        "InputSplit",
-        "crown, then division of the input, for few coordinates and smooth networks",
-        "2103.06624",
-    ),
-    _certificate(
-        "forward",
-        "ForwardPropagation",
-        "linear forms pushed forward, for wide layers and few coordinates of the input",
-        "2002.12920",
-    ),
-    _certificate("crown-ibp", "CrownIBP", "intervals inside, backward linear bounds of the margins", "1906.06316"),
-    _certificate(
-        "interval",
-        "IntervalPropagation",
-        "interval bounds: cheap, tight only for networks trained for them",
-        "1810.12715",
-    ),
-)
+    _certificate("crown", "LinearPropagation", "1811.00866", "backward linear bounds over ball and box (default)"),
+    _certificate("auto", "Auto", "2103.06624",
+        "crown, then branch and bound only on samples that can still move the value"),
+    _certificate("bab", "BranchAndBound", "2103.06624", "optimised slopes and branch and bound on every sample"),
+    _certificate("input-split", "InputSplit", "2103.06624",
+        "crown, then division of the input, for few coordinates and smooth networks"),
+    _certificate("forward", "ForwardPropagation", "2002.12920",
+        "linear forms pushed forward, for wide layers and few coordinates of the input"),
+    _certificate("crown-ibp", "CrownIBP", "1906.06316", "intervals inside, backward linear bounds of the margins"),
+    _certificate("interval", "IntervalPropagation", "1810.12715",
+        "interval bounds: cheap, tight only for networks trained for them"),
+    *(_certificate(*row, images=True, preset=preset) for row, preset in (
+        (("wasserstein-smoothing", "GaussianFlowSmoothing", "1910.10783",
+          "moving light: Gaussian noise on flows, effective resistance, light of each pixel"), {}),
+        (("wasserstein-smoothing-reference", "LaplaceFlowSmoothing", "1910.10783",
+          "moving light: Laplace noise on flows, as published"), _PUBLISHED),
+        (("laplace-flow", "LaplaceFlowSmoothing", "1910.10783", "moving light: Laplace noise on flows, tight"), {}),
+        (("zonotope-flow", "ZonotopeFlowSmoothing", "1910.10783", "moving light: uniform noise on the flow zonotope"), {}),
+        (("deterministic-flow", "DeterministicFlowSmoothing", "2103.10834",
+          "moving light: rounded block sums, exact votes, no sampling"), {}),
+        (("pixel-gauss", "GaussianPixelSmoothing", "1902.02918", "moving light: Gaussian noise on pixels"), {}),
+        (("pixel-laplace", "LaplacePixelSmoothing", "1910.10783", "moving light: Laplace noise on pixels"), {}),
+        (("pixel-uniform", "UniformPixelSmoothing", "2002.08118", "moving light: uniform noise on pixels"), {}),
+        (("pixel-splitting", "SplittingSmoothing", "2103.10834", "moving light: splitting noise on pixels (SSN)"), {}),
+        (("pixel-splitting-exact", "DeterministicSplittingSmoothing", "2103.10834",
+          "moving light: all shifts of one grid, exact votes, 8-bit images (DSSN)"), {}),
+    )),
+)  # fmt: skip
 
 
 _STUDIES = tuple(
@@ -272,7 +278,7 @@ def attack_methods() -> tuple[Method, ...]:
 def certificate_methods() -> tuple[Method, ...]:
     """All certificates, the default first.
 
-    >>> [method.name for method in certificate_methods()]
+    >>> [method.name for method in certificate_methods() if not method.images]
     ['crown', 'auto', 'bab', 'input-split', 'forward', 'crown-ibp', 'interval']
     """
     return _CERTIFICATES

@@ -25,8 +25,7 @@ from wassertight.types import Bounds, InputError, Model
 
 PRESETS = ("quick", "strong", "auto")
 """About 100 passes a sample; about 2,000; quick first, then strong where the bracket is open and matters."""
-_CERTIFICATE_UNIT = 32
-"""Certificates are slow and treat samples one by one: small units lose little when a run is killed."""
+_CERTIFICATE_UNIT = 32  # certificates are slow: small units lose little when a run is killed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +93,11 @@ class Plan:
                 unit = Unit(
                     kind=kind, threat=threat, shared=shared, start=start, stop=min(start + size, len(self.x)), seed=0
                 )
-                yield dataclasses.replace(unit, seed=_derived_seed(self.seed, unit.key))
+                yield dataclasses.replace(unit, seed=derived_seed(self.seed, unit.key))
 
     def default_directory(self, parent: str | Path = "runs") -> Path:
         """`runs/<model>-<data>-<hash>`: the same command finds the same directory again."""
-        named = [(t.p, t.r, t.radius) for t in self.threats]
+        named = [(t.ground, t.order, t.radius) for t in self.threats]
         text = json.dumps([self.command, self.configuration, str(named)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return Path(parent) / f"{_slug(self.model_name)}-{_slug(self.data_name)}-{digest}"
@@ -216,7 +215,7 @@ def resolve_threats(
         raise InputError("no threat given; an example: 'W1-Linf@8/255'")
     if any(one.bounds != found[0].bounds for one in found):
         raise InputError(f"all threats of a run need the same bounds, got {sorted({str(one.bounds) for one in found})}")
-    return tuple({(one.p, one.r, one.radius): one for one in found}.values())
+    return tuple({(one.ground, one.order, one.radius): one for one in found}.values())
 
 
 def resolve_device(device: str | torch.device, model: Model) -> torch.device:
@@ -291,7 +290,8 @@ def _settings(name: str | None, method: Any) -> dict[str, Any] | None:
     return {"name": name, **json.loads(json.dumps(values, default=str))}
 
 
-def _derived_seed(seed: int, key: str) -> int:
+def derived_seed(seed: int, key: str) -> int:
+    """The seed of one piece of work."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big") % (2**31)
 
 

@@ -38,8 +38,10 @@ def edge_count(h: int, w: int) -> int:
     return (h - 1) * w + h * (w - 1)
 
 
-def apply_flow(x: Float[Tensor, "*batch h w"], flow: Float[Tensor, "*batch edges"]) -> Float[Tensor, "*batch h w"]:
+def apply_flow(x: Float[Tensor, "*images h w"], flow: Float[Tensor, "*flows edges"]) -> Float[Tensor, "*all h w"]:
     """x after the flow: a positive number moves so much light down, or to the right. Mass is kept; flows add up.
+
+    Leading dimensions of both are broadcast.
 
     >>> apply_flow(torch.tensor([[1.0, 0.0]]), torch.tensor([0.25])).tolist()
     [[0.75, 0.25]]

@@ -11,7 +11,7 @@ from wassertight.certificates.smoothing.pixel import (
     UniformPixelSmoothing,
 )
 from wassertight.certificates.smoothing.pixel_splitting import DeterministicSplittingSmoothing
-from wassertight.certificates.smoothing.smoothed import SmoothedCertificate, Smoothing, Verdict
+from wassertight.certificates.smoothing.smoothed import SmoothedCertificate, Smoother, Smoothing, Verdict
 from wassertight.certificates.smoothing.zonotope_flow import ZonotopeFlowSmoothing
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "LaplaceFlowSmoothing",
     "LaplacePixelSmoothing",
     "SmoothedCertificate",
+    "Smoother",
     "Smoothing",
     "SplittingSmoothing",
     "UniformPixelSmoothing",

@@ -90,10 +90,9 @@ def clopper_pearson(hits: Tensor, n: int, alpha: float, *, upper: bool = False) 
 
 
 def bound_votes(
-    votes: Int[Tensor, "n classes"], picked: Int[Tensor, " n"], alpha: float, *, runner_up: bool = False
+    votes: Int[Tensor, "n classes"], picked: Int[Tensor, " n"], draws: int, alpha: float, *, runner_up: bool = False
 ) -> VoteBounds:
-    """Bounds for the picked classes from votes that did not pick them, wrong with probability alpha an image."""
-    draws = int(votes[0].sum()) if len(votes) else 1
+    """Bounds for the picked classes from `draws` votes that did not pick them, wrong with probability alpha an image."""
     hits = votes.gather(1, picked[:, None]).squeeze(1)
     if not runner_up:
         lower = clopper_pearson(hits, draws, alpha)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,15 +13,16 @@ from torch import Tensor
 
 from wassertight.certificates.smoothing.smoothed import (
     SHARED_ASSUMPTIONS,
+    Poll,
     SmoothedCertificate,
+    Smoother,
     image_threat,
     verdicts,
 )
-from wassertight.inputs import check_inputs, check_labels, check_weights
+from wassertight.inputs import check_labels, check_weights
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 from wassertight.transport import FlipDistances
-from wassertight.transport.flow_noise import image_shape
 from wassertight.types import Model, Progress
 
 _SLACK = 1e-9
@@ -29,10 +30,8 @@ _SLACK = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactSmoothing(ABC):
-    """The call all deterministic smoothing methods share; a method gives `pieces` and `bound`."""
-
-    name: ClassVar[str]
+class ExactSmoothing(Smoother):
+    """What all deterministic smoothing methods share; a method gives `pieces` and `bound`. Confidence 1."""
 
     @abstractmethod
     def pieces(self, x: Float[Tensor, "c h w"]) -> tuple[Float[Tensor, "k c h w"], Float[Tensor, " k"]]:
@@ -42,33 +41,14 @@ class ExactSmoothing(ABC):
     def bound(self, lead: Float[Tensor, " n"], x: Float[Tensor, "n c h w"], r: float) -> Float[Tensor, " n"]:
         """W_1 radii (n,) from the lead of the first class over the second, v - v_B."""
 
-    @abstractmethod
-    def assumptions(self) -> tuple[str, ...]:
-        """What this method takes for granted besides the rest."""
-
     def reach(self, x: Float[Tensor, "n c h w"], threat: ThreatModel) -> float:
-        """The largest radius any model could get: all votes agree."""
         everything = torch.ones(len(x), dtype=torch.float64, device=x.device)
         return float(self.bound(everything, x, image_threat(self.name, threat).r).max())
 
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        batch_size: int | None = None,
-        weights: Tensor | None = None,
-        upper: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> SmoothedCertificate:
-        """Certify the smoothed classifier on exactly these images; arguments as for `Smoothing`, confidence 1."""
+    def poll(
+        self, model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = None, progress: Progress | None = None
+    ) -> Poll:
         begun = time.perf_counter()
-        ball = image_threat(self.name, threat)
-        x, y = check_inputs(x, y, threat.bounds)
-        image_shape(x)
-        mass = check_weights(weights, len(x)).to(x.device)
         found = []
         with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
             classes = queries.clean_logits(x[:1], y[:1]).shape[1]
@@ -81,15 +61,19 @@ class ExactSmoothing(ABC):
                     progress(index + 1, len(x))
             passes = queries.passes
         votes = torch.stack(found)
-        top = votes.topk(2, dim=1)
-        lead = top.values[:, 0] - top.values[:, 1] - _SLACK
-        right = top.indices[:, 0] == y
+        return Poll(picked=votes.argmax(1), votes=votes, passes=passes, seconds=time.perf_counter() - begun)
+
+    def judge(
+        self, poll: Poll, x: Tensor, y: Tensor, threat: ThreatModel, weights: Tensor | None = None
+    ) -> SmoothedCertificate:
+        ball = image_threat(self.name, threat)
+        top = poll.votes.topk(2, dim=1).values
+        lead, right = top[:, 0] - top[:, 1] - _SLACK, poll.picked == y
         radii = torch.where(right, self.bound(lead, x, ball.r).clamp_min(0), 0.0)
-        proved = FlipDistances.certified(radii, mass)
+        proved = FlipDistances.certified(radii, check_weights(weights, len(x)).to(x.device))
         return SmoothedCertificate(
             method=self.name, threat=threat, accuracy=proved.accuracy(ball.order, threat.radius), radii=proved,
-            assumptions=(*SHARED_ASSUMPTIONS, *self.assumptions()), passes=passes, seconds=time.perf_counter() - begun,
-            sigma=float("nan"), kappa=float("nan"), n0=0, n=0, alpha=0.0, rule="all", reach=self.reach(x, threat),
-            picked=top.indices[:, 0], probability=top.values[:, 0], hits=torch.zeros_like(y),
-            verdicts=verdicts(right, lead > 0),
+            assumptions=(*SHARED_ASSUMPTIONS, *self.assumptions()), passes=poll.passes, seconds=poll.seconds,
+            sigma=math.nan, kappa=math.nan, n0=0, n=0, alpha=0.0, rule="all", reach=self.reach(x, threat),
+            picked=poll.picked, probability=top[:, 0], hits=torch.zeros_like(y), verdicts=verdicts(right, lead > 0),
         )  # fmt: skip

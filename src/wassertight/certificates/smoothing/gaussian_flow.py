@@ -42,7 +42,7 @@ class GaussianFlowSmoothing(Smoothing):
     0.0477
     """
 
-    name: ClassVar[str] = "gaussian-flow"
+    name: ClassVar[str] = "wasserstein-smoothing"
     weighted: bool = True
     mass_limits: bool = True
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import ClassVar
 
@@ -27,7 +28,7 @@ from wassertight.queries import ModelQueries
 from wassertight.threats import ImageWasserstein, ThreatModel
 from wassertight.transport import FlipDistances
 from wassertight.transport.flow_noise import Noise, check_scale, image_shape
-from wassertight.types import Model, Progress, ThreatError
+from wassertight.types import Model, Passes, Progress, ThreatError
 
 SHARED_ASSUMPTIONS = (
     "what is certified is the smoothed classifier (the most likely answer under the noise), not the model itself",
@@ -83,8 +84,12 @@ class SmoothedCertificate(Certificate):
     @property
     def clean(self) -> float:
         """Accuracy of the smoothed classifier on the unmoved images, abstentions counted as errors."""
-        right = torch.tensor([verdict is Verdict.CERTIFIED for verdict in self.verdicts])
-        return float(self.radii.weights[right.to(self.radii.weights.device)].sum())
+        return self.share(Verdict.CERTIFIED)
+
+    def share(self, verdict: Verdict) -> float:
+        """Mass of the images that ended so."""
+        found = torch.tensor([one is verdict for one in self.verdicts], device=self.radii.weights.device)
+        return float(self.radii.weights[found].sum())
 
     def curve(self, p: float, radii: Tensor | list[float]) -> Float[Tensor, " m"]:
         """Certified accuracy: p = inf where every image has the whole radius, finite p for a mean over the images."""
@@ -92,55 +97,49 @@ class SmoothedCertificate(Certificate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smoothing(ABC):
-    """The knobs and the call all randomised smoothing methods share; a method gives `noise`, `bound` and `kappa`.
+class Poll:
+    """What the model answered under noise; radii follow from it without any further pass.
 
-    Args:
-        sigma: standard deviation (root mean square) of the noise, in shares of the image's light.
-        n0: draws that pick the class.
-        n: fresh draws that bound its probability.
-        alpha: error probability of the bound; see `rule`.
-        rule: what alpha covers: "each" radius by itself (as published), the "share" of wrong ones, or "all" at once.
-        runner_up: bound the other classes by themselves (half of alpha) instead of by one minus the first.
+    Attributes:
+        picked: class picked by votes of its own (n,).
+        votes: draws, or shares of one where votes are exact, for every class (n, classes).
+        passes, seconds: spent on it.
     """
 
+    picked: Int[Tensor, " n"]
+    votes: Tensor
+    passes: Passes
+    seconds: float
+
+
+class Smoother(ABC):
+    """The call all smoothing methods share: poll the model under noise, then judge the votes."""
+
     name: ClassVar[str]
-    sigma: float = 0.01
-    n0: int = 1000
-    n: int = 100_000
-    alpha: float = 0.001
-    rule: Rule = "each"
-    runner_up: bool = False
-
-    def __post_init__(self) -> None:
-        check_scale("sigma", self.sigma)
-        check_estimation(self.n0, self.n, self.alpha, self.rule)
-
-    @property
-    @abstractmethod
-    def noise(self) -> Noise:
-        """The noise that votes are taken under; training should use the same object."""
 
     @abstractmethod
-    def bound(self, votes: VoteBounds, x: Float[Tensor, "n c h w"], r: float) -> Float[Tensor, " n"]:
-        """W_1 radii (n,), ground metric of order r, where `votes.lower > votes.upper`; anything elsewhere."""
+    def poll(
+        self, model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = None, progress: Progress | None = None
+    ) -> Poll:
+        """Ask the model for the votes of every image."""
 
-    def kappa(self, x: Tensor, r: float) -> float:
-        """Radius over sigma and the normal quantile, where the method has such a constant."""
-        return float("nan")
+    @abstractmethod
+    def judge(
+        self, poll: Poll, x: Tensor, y: Tensor, threat: ThreatModel, weights: Tensor | None = None
+    ) -> SmoothedCertificate:
+        """Radii and certificate from the votes on exactly these images."""
 
-    def assumptions(self) -> tuple[str, ...]:
-        """What this method takes for granted besides the rest."""
-        return ()
-
+    @abstractmethod
     def reach(self, x: Float[Tensor, "n c h w"], threat: ThreatModel) -> float:
-        """The largest radius of these images that n draws can certify: all agree.
+        """The largest radius that votes could give any of these images: all agree.
 
         Raises:
             ThreatError: for a threat that moves no light.
         """
-        best = torch.full((len(x),), best_bound(self.n, self._share(len(x))), dtype=torch.float64, device=x.device)
-        return float(self.bound(VoteBounds(lower=best, upper=1 - best), x, image_threat(self.name, threat).r).max())
+
+    def assumptions(self) -> tuple[str, ...]:
+        """What this method takes for granted besides the rest."""
+        return ()
 
     def __call__(
         self,
@@ -169,45 +168,101 @@ class Smoothing(ABC):
             ThreatError: for a threat that moves no light.
             InputError: for images, labels or draws that cannot be used.
         """
-        begun = time.perf_counter()
-        ball = image_threat(self.name, threat)
+        image_threat(self.name, threat)
         x, y = check_inputs(x, y, threat.bounds)
         image_shape(x)
-        mass = check_weights(weights, len(x)).to(x.device)
-        alpha = self._share(len(x))
-        reach = self.reach(x, threat)
-        picked, hits, parts = [], [], []
+        poll = self.poll(model, x, y, batch_size=batch_size, progress=progress)
+        return self.judge(poll, x, y, threat, weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothing(Smoother):
+    """The knobs all randomised smoothing methods share; a method gives `noise`, `bound` and, where it has one, `kappa`.
+
+    Args:
+        sigma: standard deviation (root mean square) of the noise, in shares of the image's light.
+        n0: draws that pick the class.
+        n: fresh draws that bound its probability.
+        alpha: error probability of the bound; see `rule`.
+        rule: what alpha covers: "each" radius by itself (as published), the "share" of wrong ones, or "all" at once.
+        runner_up: bound the other classes by themselves (half of alpha) instead of by one minus the first.
+    """
+
+    sigma: float = 0.01
+    n0: int = 1000
+    n: int = 100_000
+    alpha: float = 0.001
+    rule: Rule = "each"
+    runner_up: bool = False
+
+    def __post_init__(self) -> None:
+        check_scale("sigma", self.sigma)
+        check_estimation(self.n0, self.n, self.alpha, self.rule)
+
+    @property
+    @abstractmethod
+    def noise(self) -> Noise:
+        """The noise that votes are taken under; training should use the same object."""
+
+    @abstractmethod
+    def bound(self, votes: VoteBounds, x: Float[Tensor, "n c h w"], r: float) -> Float[Tensor, " n"]:
+        """W_1 radii (n,), ground metric of order r, where `votes.lower > votes.upper`; anything elsewhere."""
+
+    def kappa(self, x: Tensor, r: float) -> float:
+        """Radius over sigma and the normal quantile, where the method has such a constant."""
+        return math.nan
+
+    def reach(self, x: Float[Tensor, "n c h w"], threat: ThreatModel) -> float:
+        best = torch.full((len(x),), best_bound(self.n, self._error(len(x))), dtype=torch.float64, device=x.device)
+        return float(self.bound(VoteBounds(lower=best, upper=1 - best), x, image_threat(self.name, threat).r).max())
+
+    def draws_needed(self, x: Float[Tensor, "n c h w"], threat: ThreatModel) -> int | None:
+        """Power of two of draws with which the threat's radius comes into reach; None: none up to 2**30."""
+        for power in range(4, 31):
+            if replace(self, n=2**power, n0=1).reach(x, threat) > threat.radius:
+                return 2**power
+        return None
+
+    def poll(
+        self, model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = None, progress: Progress | None = None
+    ) -> Poll:
+        begun = time.perf_counter()
+        picked, votes = [], []
         with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
             classes = queries.clean_logits(x[:1], y[:1]).shape[1]
             check_labels(y, classes)
             group = max(1, (batch_size or 1024) // self.n0)
-            for index in torch.split(torch.arange(len(x)), group):
-                part = x[index.to(x.device)]
-                first = count_votes(queries, self.noise, part, self.n0, classes, batch_size).argmax(1)
-                votes = count_votes(queries, self.noise, part, self.n, classes, batch_size)
-                parts.append(bound_votes(votes, first, alpha, runner_up=self.runner_up))
-                picked.append(first)
-                hits.append(votes.gather(1, first[:, None]).squeeze(1))
+            for index in torch.split(torch.arange(len(x), device=x.device), group):
+                first = count_votes(queries, self.noise, x[index], self.n0, classes, batch_size)
+                picked.append(first.argmax(1))
+                votes.append(count_votes(queries, self.noise, x[index], self.n, classes, batch_size))
                 if progress is not None:
                     progress(int(index[-1]) + 1, len(x))
             passes = queries.passes
-        answers = torch.cat(picked)
-        bounds = VoteBounds(lower=torch.cat([part.lower for part in parts]), upper=torch.cat([p.upper for p in parts]))
-        shown = bounds.lower > bounds.upper
-        radii = torch.where(shown & (answers == y), self.bound(bounds, x, ball.r).clamp_min(0), 0.0)
-        found = FlipDistances.certified(radii, mass)
+        return Poll(
+            picked=torch.cat(picked), votes=torch.cat(votes), passes=passes, seconds=time.perf_counter() - begun
+        )
+
+    def judge(
+        self, poll: Poll, x: Tensor, y: Tensor, threat: ThreatModel, weights: Tensor | None = None
+    ) -> SmoothedCertificate:
+        ball, alpha = image_threat(self.name, threat), self._error(len(x))
+        bounds = bound_votes(poll.votes, poll.picked, self.n, alpha, runner_up=self.runner_up)
+        right, shown = poll.picked == y, bounds.lower > bounds.upper
+        radii = torch.where(right & shown, self.bound(bounds, x, ball.r).clamp_min(0), 0.0)
+        found = FlipDistances.certified(radii, check_weights(weights, len(x)).to(x.device))
         allowance = wrong_share(len(x), alpha, self.alpha) if self.rule == "share" else 0.0
         return SmoothedCertificate(
             method=self.name, threat=threat, radii=found,
             accuracy=max(0.0, found.accuracy(ball.order, threat.radius) - allowance),
             assumptions=(*SHARED_ASSUMPTIONS, *self.assumptions(), rule_in_words(self.rule, alpha, len(x), allowance)),
-            confidence=1 - self.alpha, passes=passes, seconds=time.perf_counter() - begun, sigma=self.sigma,
+            confidence=1 - self.alpha, passes=poll.passes, seconds=poll.seconds, sigma=self.sigma,
             kappa=self.kappa(x, ball.r), n0=self.n0, n=self.n, alpha=alpha, rule=self.rule, allowance=allowance,
-            reach=reach, picked=answers, probability=bounds.lower, hits=torch.cat(hits),
-            verdicts=verdicts(answers == y, shown),
+            reach=self.reach(x, threat), picked=poll.picked, probability=bounds.lower,
+            hits=poll.votes.gather(1, poll.picked[:, None]).squeeze(1), verdicts=verdicts(right, shown),
         )  # fmt: skip
 
-    def _share(self, images: int) -> float:
+    def _error(self, images: int) -> float:
         return self.alpha / images if self.rule == "all" else self.alpha
 
 
