@@ -69,7 +69,9 @@ class Method:
             ThreatError: naming a method that takes it.
         """
         if self.images != threat.ground.startswith("image"):
-            fitting = "image-space threats such as image-W1@0.01" if self.images else "balls of a norm such as W1-Linf@8/255"
+            fitting = (
+                "image-space threats such as image-W1@0.01" if self.images else "balls of a norm such as W1-Linf@8/255"
+            )
             raise ThreatError(f"{self.kind} {self.name!r} is for {fitting}; got {threat.name}")
         if self.images:
             return
@@ -102,58 +104,22 @@ def _certificate(name: str, attribute: str, reference: str, description: str, **
 
 
 _ATTACKS = (
-    _attack(
-        "wda++",
-        "WDAPlusPlus",
-        "nearest flips by our minimum-norm search, bought by the exact knapsack (default)",
-        "2510.10000",
-    ),
-    _attack(
-        "wda++-reference",
-        "WDAPlusPlus",
-        "WDA++ as released, step by step; the yardstick for wda++",
-        "2510.10000",
-        preset={"mode": "reference"},
-    ),
-    _attack(
-        "wda",
-        "WDA",
-        "ascent towards a probed class at a stretched radius, then pull-back and exact allocation",
-        "2510.10000",
-    ),
-    _attack(
-        "wda-reference",
-        "WDA",
-        "WDA as released, mixed with weight stretch**-p",
-        "2510.10000",
-        preset={"mode": "reference"},
-    ),
-    _attack(
-        "a3-wda",
-        "A3",
-        "adaptive restarts with learnt directions, WDA inside",
-        "2510.10000",
-        preset={"inner": "wda"},
-        orders=_POINTWISE,
-    ),
-    _attack(
-        "a3-wda-reference",
-        "A3",
-        "A3-WDA with the released last-iterate climb",
-        "2510.10000",
-        preset={"inner": "wda", "mode": "reference"},
-        orders=_POINTWISE,
-    ),
-    _attack(
-        "a3",
-        "A3",
-        "adaptive auto attack: restarts with learnt directions, hard samples discarded",
-        "2203.05154",
-        orders=_POINTWISE,
-    ),
-    _attack(
-        "min-norm", "MinimumNorm", "nearest misclassified points along the decision boundary", "2102.12827, 1907.02044"
-    ),
+    _attack("wda++", "WDAPlusPlus",
+        "nearest flips by our minimum-norm search, bought by the exact knapsack (default)", "2510.10000"),
+    _attack("wda++-reference", "WDAPlusPlus",
+        "WDA++ as released, step by step; the yardstick for wda++", "2510.10000", preset={"mode": "reference"}),
+    _attack("wda", "WDA",
+        "ascent towards a probed class at a stretched radius, then pull-back and exact allocation", "2510.10000"),
+    _attack("wda-reference", "WDA",
+        "WDA as released, mixed with weight stretch**-p", "2510.10000", preset={"mode": "reference"}),
+    _attack("a3-wda", "A3",
+        "adaptive restarts with learnt directions, WDA inside", "2510.10000", preset={"inner": "wda"}, orders=_POINTWISE),
+    _attack("a3-wda-reference", "A3",
+        "A3-WDA with the released last-iterate climb", "2510.10000", preset={"inner": "wda", "mode": "reference"}, orders=_POINTWISE),
+    _attack("a3", "A3",
+        "adaptive auto attack: restarts with learnt directions, hard samples discarded", "2203.05154", orders=_POINTWISE),
+    _attack("min-norm", "MinimumNorm",
+        "nearest misclassified points along the decision boundary", "2102.12827, 1907.02044"),
     _attack("fmn", "FMN", "fast minimum norm: normalised steps, a radius that follows success", "2102.12827"),
     _attack("ddn", "DDN", "decoupled direction and norm", "1811.09600", norms=(2.0,)),
     _attack("pdpgd", "PDPGD", "primal-dual proximal gradient descent", "2106.01538"),
@@ -161,55 +127,41 @@ _ATTACKS = (
     _attack("fab-t", "FAB", "its targeted version, nine classes", "1907.02044", preset={"targets": 9}),
     _attack("deepfool", "DeepFool", "walk to the nearest linearised boundary until the class changes", "1511.04599"),
     _attack("apgd-bisect", "BisectedAPGD", "APGD-T at a bisected radius of every sample", "2003.01690"),
-    _attack(
-        "w-fgsm",
-        "FGSM",
-        "one first-order optimal step of the whole batch under a shared budget",
-        "2306.09844",
-        orders=_ABOVE_ONE,
-    ),
-    _attack(
-        "w-fgsm-reference", "FGSM", "W-FGSM as published", "2306.09844", preset={"mode": "reference"}, orders=_ABOVE_ONE
-    ),
-    _attack(
-        "w-pgd",
-        "PGD",
-        "projected ascent of the whole batch, then pull-back and exact allocation",
-        "2306.09844",
-        orders=_ABOVE_ONE,
-    ),
-    _attack(
-        "w-pgd-reference",
-        "PGD",
-        "W-PGD as published: scaling projection, best common iterate",
-        "2306.09844",
-        preset={"mode": "reference"},
-        orders=_ABOVE_ONE,
-    ),
+    _attack("w-fgsm", "FGSM",
+        "one first-order optimal step of the whole batch under a shared budget", "2306.09844", orders=_ABOVE_ONE),
+    _attack("w-fgsm-reference", "FGSM",
+        "W-FGSM as published", "2306.09844", preset={"mode": "reference"}, orders=_ABOVE_ONE),
+    _attack("w-pgd", "PGD",
+        "projected ascent of the whole batch, then pull-back and exact allocation", "2306.09844", orders=_ABOVE_ONE),
+    _attack("w-pgd-reference", "PGD",
+        "W-PGD as published: scaling projection, best common iterate", "2306.09844", preset={"mode": "reference"}, orders=_ABOVE_ONE),
     _attack("fgsm", "FGSM", "one signed step of the whole radius", "1412.6572", orders=_POINTWISE),
     _attack("pgd", "PGD", "projected gradient ascent on the loss", "1706.06083", orders=_POINTWISE),
     _attack("apgd-ce", "APGD", "auto-PGD on the cross-entropy", "2003.01690", orders=_POINTWISE),
-    _attack(
-        "apgd-dlr",
-        "APGD",
-        "auto-PGD on the difference of logits ratio",
-        "2003.01690",
-        preset={"loss": "dlr"},
-        orders=_POINTWISE,
-    ),
-    _attack(
-        "apgd-t",
-        "APGD",
-        "auto-PGD on the targeted ratio, nine classes",
-        "2003.01690",
-        preset={"targets": 9},
-        orders=_POINTWISE,
-    ),
+    _attack("apgd-dlr", "APGD",
+        "auto-PGD on the difference of logits ratio", "2003.01690", preset={"loss": "dlr"}, orders=_POINTWISE),
+    _attack("apgd-t", "APGD",
+        "auto-PGD on the targeted ratio, nine classes", "2003.01690", preset={"targets": 9}, orders=_POINTWISE),
     _attack("square", "Square", "random search with squares, no gradients", "1912.00049", orders=_POINTWISE),
-    _attack(
-        "autoattack", "AutoAttack", "APGD-CE, APGD-T, FAB-T and Square in that order", "2003.01690", orders=_POINTWISE
-    ),
-)
+    _attack("autoattack", "AutoAttack",
+        "APGD-CE, APGD-T, FAB-T and Square in that order", "2003.01690", orders=_POINTWISE),
+    *(_attack(name, attribute, f"moving light: {description}", reference, images=True, preset=preset)
+      for name, attribute, description, reference, preset in (
+        ("frank-wolfe", "FrankWolfe", "Frank-Wolfe with exact oracle and prices at the cap (default there)", "2008.02883", {}),
+        ("frank-wolfe-reference", "FrankWolfe", "Frank-Wolfe with the published entropic oracle", "2008.02883",
+         {"mode": "reference", "steps": 300}),
+        ("frank-wolfe-distance", "TransportDistance", "least radius of every image by bisection, for average budgets",
+         "2008.02883", {}),
+        ("dual-projection", "DualProjection", "projected gradient ascent on plans, prices at the cap", "2008.02883", {}),
+        ("dual-projection-reference", "DualProjection", "the same with the published constants", "2008.02883",
+         {"mode": "reference", "steps": 300}),
+        ("sinkhorn-pgd", "SinkhornPGD", "gradient ascent on pixels, projected Sinkhorn", "1902.07906, 2004.12478", {}),
+        ("sinkhorn-pgd-wong", "SinkhornPGD", "projected Sinkhorn with Wong et al.'s sign steps", "1902.07906",
+         {"rule": "sign", "rate": 0.1, "rounds": 400}),
+        ("sinkhorn-pgd-hu", "SinkhornPGD", "projected Sinkhorn with Hu et al.'s steps", "2004.12478",
+         {"rule": "largest", "rate": 0.06, "rounds": 400}),
+    )),
+)  # fmt: skip
 _PUBLISHED = {"tight": False, "n": 10_000, "alpha": 0.05}
 _CERTIFICATES = (
     _certificate("crown", "LinearPropagation", "1811.00866", "backward linear bounds over ball and box (default)"),

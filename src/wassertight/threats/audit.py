@@ -106,7 +106,9 @@ def _moved(x: Tensor, z: Tensor, threat: ThreatModel) -> Tensor:
     """How far atoms are from their samples, float64: by the norm, or by exact transport on the full grid."""
     if isinstance(threat, ImageWasserstein):
         still = (z == x).flatten(1).all(1)
-        return torch.where(still, 0.0, image_distance(x, torch.where(still[:, None, None, None], x, z), p=threat.p, r=threat.r))
+        return torch.where(
+            still, 0.0, image_distance(x, torch.where(still[:, None, None, None], x, z), p=threat.p, r=threat.r)
+        )
     difference = (z.double() - x.double()).flatten(1).abs()
     return difference.amax(1) if math.isinf(threat.r) else (difference**threat.r).sum(1) ** (1 / threat.r)
 

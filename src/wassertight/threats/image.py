@@ -9,10 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wassertight.transport.capacity import realised
 from wassertight.transport.exact import image_distance
+from wassertight.transport.polytope import exact_oracle
+from wassertight.transport.sinkhorn import projected_sinkhorn
+from wassertight.transport.windows import LocalPlans
 from wassertight.types import Bounds, ThreatError
 
 _CAP_TOLERANCE = 1e-6
+_SHARPNESS = 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +55,8 @@ class ImageWasserstein:
             if not value >= 1 or (name == "p" and math.isinf(value)):
                 allowed = "a finite number >= 1" if name == "p" else "a number >= 1 or inf"
                 raise ThreatError(f"{name} of an image threat must be {allowed}, got {value}")
-        if self.window < 1 or self.window % 2 == 0:
-            raise ThreatError(f"window must be an odd number >= 1, got {self.window}")
+        if self.window < 3 or self.window % 2 == 0:
+            raise ThreatError(f"window must be an odd number >= 3, got {self.window}")
         if self.cap is not None and not 0 < self.cap < math.inf:
             raise ThreatError(f"cap must be a finite number > 0, or None for no cap, got {self.cap}")
 
@@ -83,7 +88,49 @@ class ImageWasserstein:
         if self.cap is None:
             return distance
         above = torch.maximum(z.flatten(1).amax(1), x.flatten(1).amax(1)) > self.cap + _CAP_TOLERANCE
-        return torch.where(above.to(distance.device), math.inf, distance)
+        inside: Tensor = distance.masked_fill(above.to(distance.device), math.inf)
+        return inside
+
+    def plans(self, x: Float[Tensor, "n c h w"]) -> LocalPlans:
+        """The local plans of images x: the adversary's variable is a plan, not an image."""
+        return LocalPlans.of(x, self.window, self.p, self.r)
+
+    def budget(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        """What a plan may cost: `radius**p` times the light of each image, float64."""
+        return self.radius**self.p * x.flatten(1).sum(1, dtype=torch.float64)
+
+    def realise(self, plan: Tensor, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """The image of a plan, light above the cap returned to its sender: a member of the set; x where that fails."""
+        return realised(self.plans(x), plan, x, self.cap)
+
+    def linear_oracle(self, g: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The image of the ball (cap ignored) with the largest inner product with g, exactly."""
+        return exact_oracle(self.plans(x), g, self.budget(x)).image()
+
+    def project(self, z: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """A member of the set near z: projected Sinkhorn, then `realise`."""
+        light = x.flatten(1).sum(1, dtype=torch.float64)
+        plan, _ = projected_sinkhorn(self.plans(x), z, light, self.budget(x), sharpness=_SHARPNESS, cap=self.cap)
+        return self.realise(plan, x)
+
+    def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A random member: the oracle's answer to Gaussian noise, mixed with x by a uniform share."""
+        g = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x)
+        share = torch.rand(len(x), generator=generator, dtype=x.dtype).to(x)
+        plans = self.plans(x)
+        plan = plans.stay() * (1 - share[:, None, None])
+        exact_oracle(plans, g, self.budget(x)).add_to(plan, share)
+        return self.realise(plan, x)
+
+    def steepest(self, g: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Not offered: which light can move depends on the image.
+
+        Raises:
+            ThreatError: always.
+        """
+        raise ThreatError(
+            f"{self.name} has no steepest direction without an image; ask linear_oracle(g, x), or use 'frank-wolfe'"
+        )
 
     def with_radius(self, radius: float) -> ImageWasserstein:
         return replace(self, radius=radius)

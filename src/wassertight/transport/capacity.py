@@ -46,6 +46,17 @@ def return_to_sender(
     return plan, light
 
 
+def realised(
+    plans: LocalPlans, plan: Float[Tensor, "n k m"], x: Float[Tensor, "n c h w"], cap: float | None
+) -> Float[Tensor, "n c h w"]:
+    """The image of a plan as a member of the set: nothing above the cap, exact light; x where that fails."""
+    if cap is None:
+        return balanced(x, plans.push(plan))
+    _, z = return_to_sender(plans, plan, cap)
+    full = z.flatten(1).amax(1) > cap * (1 + 1e-5)
+    return balanced(x, torch.where(full[:, None, None, None], x, z), cap)
+
+
 def balanced(
     x: Float[Tensor, "n c h w"], z: Float[Tensor, "n c h w"], cap: float | None = None
 ) -> Float[Tensor, "n c h w"]:

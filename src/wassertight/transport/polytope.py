@@ -41,7 +41,9 @@ class Vertex:
         plans, row = self.plans, self.split[:, None]
         home = plans.base.gather(1, row)
         first = home + plans.shifts[self.offset.gather(1, row)]
-        places = torch.cat((plans.base + plans.shifts[self.offset], first, home + plans.shifts[self.second[:, None]]), 1)
+        places = torch.cat(
+            (plans.base + plans.shifts[self.offset], first, home + plans.shifts[self.second[:, None]]), 1
+        )
         return plans.scatter(places, torch.cat((plans.mass, -self.light[:, None], self.light[:, None]), 1))
 
     def add_to(self, plan: Float[Tensor, "n k m"], share: Float[Tensor, " n"]) -> None:
@@ -64,70 +66,68 @@ def exact_oracle(plans: LocalPlans, g: Float[Tensor, "n c h w"], budget: Float[T
     distance from pixel i: hull segments are bought by slope, the last one in part. Exact, no iterations.
     """
     values = plans.pull(g, fill=-torch.inf)
-    best = torch.stack([values[:, start:stop].amax(1) for start, stop in plans.classes], 1)
-    prices = plans.costs[[start for start, _ in plans.classes]]
-    path, slopes = _hulls(best, prices)
-    lengths = (prices[path[:, 1:]] - prices[path[:, :-1]]) * plans.mass[:, None, :]
-    n, steps, m = slopes.shape
+    best = [values[:, start:stop].amax(1) for start, stop in plans.classes]
+    prices = torch.tensor(plans.prices, dtype=g.dtype, device=g.device)
+    slopes = _hull_slopes(best, plans.prices)
+    n, m, steps = slopes.shape
+    lengths = plans.mass[:, :, None] * prices.diff()
     slope, order = slopes.flatten(1).sort(dim=1, descending=True, stable=True)
-    paid = lengths.double().flatten(1).gather(1, order).cumsum(1)
+    paid = lengths.flatten(1).double().gather(1, order).cumsum(1)
     fits = (paid <= budget[:, None]) & (slope > 0)
-    taken = torch.zeros_like(fits).scatter_(1, order, fits).view(n, steps, m)
-    reached = path.gather(1, taken.sum(1, keepdim=True)).squeeze(1)
-    count = fits.sum(1)
-    last = count.clamp_max(steps * m - 1)[:, None]
-    before = torch.where(count > 0, paid.gather(1, (count - 1).clamp_min(0)[:, None]).squeeze(1), 0.0)
-    at = order.gather(1, last).squeeze(1)
-    row, step = at % m, at // m
-    partial = (count < steps * m) & (slope.gather(1, last).squeeze(1) > 0)
-    rest = torch.where(partial, (budget - before).clamp_min(0), 0.0)
+    reached = torch.zeros_like(fits).scatter_(1, order, fits).view(n, m, steps).sum(2)
+
+    # The pixel that is split: it stops on a hull edge, between the edge's two ends.
     images = torch.arange(n, device=g.device)
-    there = path[images, torch.where(partial, step + 1, 0), row]
-    here = reached[images, row]
-    distance = (prices[there] - prices[here]).double()
-    light = torch.where(partial & (distance > 0), rest / distance.clamp_min(1e-300), 0.0)
-    light = torch.minimum(light, plans.mass[images, row].double())
-    return Vertex(
-        plans=plans,
-        offset=_find(plans, values, best, reached),
-        split=row,
-        second=_find(plans, values[images, :, row, None], best[images, :, row, None], there[:, None]).squeeze(1),
-        light=light.to(g.dtype),
-        cost=before + light * distance,
+    count = fits.sum(1)
+    last = count.clamp_max(m * steps - 1)
+    row = order[images, last] // steps
+    edges = slopes[images, row]
+    at = reached[images, row]
+    partial = (count < m * steps) & (slope[images, last] > 0)
+    rise = edges.gather(1, at.clamp_max(steps - 1)[:, None])
+    low = torch.where(partial, (edges > rise).sum(1), at)
+    high = torch.where(partial, (edges >= rise).sum(1), at)
+    light = plans.mass[images, row].double()
+    rest = torch.where(
+        partial, budget - paid.gather(1, (count - 1).clamp_min(0)[:, None]).squeeze(1) * (count > 0), 0.0
     )
+    done = light * (prices[at] - prices[low])
+    width = (prices[high] - prices[low]).double()
+    moved = torch.where(width > 0, ((done + rest) / width.clamp_min(1e-300)).clamp_min(0), 0.0)
+    moved = torch.minimum(moved, light).to(g.dtype)
+    reached[images, row] = low
+    offset = torch.zeros_like(reached)
+    b, i = reached.nonzero(as_tuple=True)
+    offset[b, i] = _attaining(plans, values[b, :, i], reached[b, i])
+    cost = (plans.mass * prices[reached]).sum(1, dtype=torch.float64) + moved.double() * width
+    second = _attaining(plans, values[images, :, row], high)
+    return Vertex(plans=plans, offset=offset, split=row, second=second, light=moved, cost=cost)
 
 
-def _hulls(best: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
-    """Walk along the upper concave hull of (price, best): classes visited (n, D, m) and slopes (n, D - 1, m), 0 at the end."""
-    n, count, m = best.shape
-    here = torch.zeros(n, m, dtype=torch.long, device=best.device)
-    value, price = best[:, 0], torch.zeros_like(best[:, 0])
-    path, slopes = [here], []
-    for step in range(1, count):
-        steepest, there = torch.zeros_like(value), here
-        for other in range(step, count):
-            gap = prices[other] - price
-            slope = torch.where(gap > 0, (best[:, other] - value) / gap.clamp_min(1e-12), -torch.inf)
-            better = slope > steepest
-            steepest = torch.where(better, slope, steepest)
-            there = torch.where(better, other, there)
-        here = there
-        value, price = best.gather(1, here[:, None]).squeeze(1), prices[here]
-        path.append(here)
-        slopes.append(torch.minimum(steepest, slopes[-1]) if slopes else steepest)
-    if not slopes:
-        return torch.stack([here, here], 1), torch.zeros_like(best)
-    return torch.stack(path, 1), torch.stack(slopes, 1)
+def _hull_slopes(best: list[Tensor], prices: tuple[float, ...]) -> Tensor:
+    """Slopes of the least concave majorant of (price, best) between neighbouring prices, (n, m, D - 1), non-increasing.
+
+    The slope after price k is the least over starts a <= k of the steepest chord from a to a later end b > k.
+    """
+    count = len(prices)
+    slopes: list[Tensor | None] = [None] * (count - 1)
+    for start in range(count - 1):
+        steepest: Tensor | None = None
+        for end in range(count - 1, start, -1):
+            chord = (best[end] - best[start]) / (prices[end] - prices[start])
+            steepest = chord if steepest is None else torch.maximum(steepest, chord)
+            known = slopes[end - 1]
+            slopes[end - 1] = steepest if known is None else torch.minimum(known, steepest)
+    return torch.stack([slope for slope in slopes if slope is not None], 2)
 
 
-def _find(plans: LocalPlans, values: Tensor, best: Tensor, reached: Tensor) -> Tensor:
-    """Index of an offset that attains the best value of the class reached."""
-    wanted = best.gather(1, reached[:, None]).squeeze(1)
-    found = torch.zeros_like(reached)
-    for number, (start, stop) in enumerate(plans.classes):
-        for offset in range(start, stop):
-            found = torch.where((reached == number) & (values[:, offset] == wanted), offset, found)
-    return found
+def _attaining(plans: LocalPlans, values: Float[Tensor, "q k"], reached: Int[Tensor, " q"]) -> Int[Tensor, " q"]:
+    """The offset of the class reached at which g is largest."""
+    number = torch.repeat_interleave(
+        torch.arange(len(plans.classes), device=values.device),
+        torch.tensor([stop - start for start, stop in plans.classes], device=values.device),
+    )
+    return torch.where(number == reached[:, None], values, -torch.inf).argmax(1)
 
 
 def entropic_oracle(
@@ -139,7 +139,7 @@ def entropic_oracle(
     """
     values = plans.pull(g, fill=-torch.inf) / gamma
     levels = torch.stack([values[:, start:stop].logsumexp(1) for start, stop in plans.classes], 1)
-    prices = plans.costs[[start for start, _ in plans.classes]]
+    prices = torch.tensor(plans.prices, dtype=g.dtype, device=g.device)
 
     def shares(multiplier: Tensor) -> Tensor:
         return (levels - multiplier.to(g.dtype)[:, None, None] * prices[None, :, None] / gamma).softmax(1)
@@ -158,20 +158,26 @@ def entropic_oracle(
 
 
 def project(
-    plans: LocalPlans, plan: Float[Tensor, "n k m"], budget: Float[Tensor, " n"], *, steps: int = 40
-) -> Float[Tensor, "n k m"]:
-    """The nearest plan within the budget in the Frobenius norm (2008.02883, dual projection)."""
+    plans: LocalPlans,
+    plan: Float[Tensor, "n k m"],
+    budget: Float[Tensor, " n"],
+    *,
+    steps: int = 40,
+    near: Float[Tensor, " n"] | None = None,
+) -> tuple[Float[Tensor, "n k m"], Float[Tensor, " n"]]:
+    """The nearest plan within the budget in the Frobenius norm, and the budget's multiplier (2008.02883, dual projection).
+
+    `near` is a guess of the multiplier, for instance that of the step before.
+    """
     allowed = plans.pull(torch.ones_like(plans.push(plan))) > 0
     wide = torch.where(allowed, plan, -torch.inf)
 
     def rows(multiplier: Tensor) -> Tensor:
-        return _onto_simplices(
-            wide - multiplier.to(plan.dtype)[:, None, None] * plans.costs[None, :, None], plans.mass
-        )
+        return _onto_simplices(wide - multiplier.to(plan.dtype)[:, None, None] * plans.costs[None, :, None], plans.mass)
 
     high = 2 * plan.flatten(1).abs().amax(1).double() + plans.mass.amax(1).double()
-    multiplier = find_multiplier(lambda lam: plans.spent(rows(lam)), budget, high, steps)
-    return within_budget(plans, rows(multiplier), budget)
+    multiplier = find_multiplier(lambda lam: plans.spent(rows(lam)), budget, high, steps, near)
+    return within_budget(plans, rows(multiplier), budget), multiplier
 
 
 def _onto_simplices(v: Float[Tensor, "n k m"], mass: Float[Tensor, "n m"]) -> Float[Tensor, "n k m"]:
@@ -189,7 +195,11 @@ def _onto_simplices(v: Float[Tensor, "n k m"], mass: Float[Tensor, "n m"]) -> Fl
 
 
 def find_multiplier(
-    cost: Callable[[Tensor], Tensor], budget: Float[Tensor, " n"], high: Float[Tensor, " n"], steps: int
+    cost: Callable[[Tensor], Tensor],
+    budget: Float[Tensor, " n"],
+    high: Float[Tensor, " n"],
+    steps: int,
+    near: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, " n"]:
     """Per image the least multiplier >= 0 whose cost is within the budget, from the side that is within; cost falls in it."""
     low, zero = torch.zeros_like(high), torch.zeros_like(high)
@@ -204,6 +214,9 @@ def find_multiplier(
         down = (budget - at_high) * torch.where(side < -1, 0.5 ** (-side - 1).clamp_min(0), 1.0)
         share = (up / (up + down).clamp_min(1e-300)).clamp(0.01, 0.99) if step % 3 else torch.full_like(up, 0.5)
         middle = low + share * (high - low)
+        if near is not None and step < 2:
+            guess = near * (1.05 if step == 0 else 0.95)
+            middle = torch.where((guess > low) & (guess < high), guess, middle)
         value = cost(middle)
         inside = value <= budget
         side = torch.where(inside, side.clamp_min(0) + 1, side.clamp_max(0) - 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -50,16 +51,15 @@ class LocalPlans:
     classes: tuple[tuple[int, int], ...]
 
     @staticmethod
-    def of(x: Float[Tensor, "n c h w"], size: int, p: float = 1.0, r: float = 2.0, *, every: bool = False) -> LocalPlans:
-        """The plans of images x; `every` gives dark pixels a row too."""
+    def of(x: Float[Tensor, "n c h w"], size: int, p: float = 1.0, r: float = 2.0) -> LocalPlans:
+        """The plans of images x."""
         _, c, h, w = x.shape
         steps, prices = _offsets(size, p, r)
         margin = size // 2
         wide = w + 2 * margin
-        places = torch.arange((h + 2 * margin) * wide * c, device=x.device).view(c, h + 2 * margin, wide)
-        places = places[:, margin : margin + h, margin : margin + w].reshape(-1)
+        places = LocalPlans._places(x, margin)
         flat = x.flatten(1)
-        bright = torch.ones_like(flat, dtype=torch.bool) if every else flat > 0
+        bright = flat > 0
         most = max(1, int(bright.sum(1).max()))
         chosen = bright.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
         starts = [0] + [k for k in range(1, len(prices)) if prices[k] > prices[k - 1] + 1e-9] + [len(prices)]
@@ -70,14 +70,37 @@ class LocalPlans:
             mass=flat.gather(1, chosen),
             shifts=torch.tensor([dy * wide + dx for dy, dx in steps], device=x.device),
             costs=torch.tensor(prices, dtype=x.dtype, device=x.device),
-            classes=tuple(zip(starts[:-1], starts[1:], strict=True)),
+            classes=tuple(pairwise(starts)),
         )
+
+    @cached_property
+    def prices(self) -> tuple[float, ...]:
+        """The distinct costs."""
+        return tuple(float(self.costs[start]) for start, _ in self.classes)
+
+    @staticmethod
+    def like(plans: LocalPlans) -> LocalPlans:
+        """The same windows around every pixel, dark ones too; its masses mean nothing."""
+        c, h, w = plans.shape
+        blank = plans.mass.new_zeros(1, c, h, w)
+        places = LocalPlans._places(blank, plans.margin)
+        return replace(
+            plans, base=places.expand(len(plans.mass), -1), mass=blank.flatten(1).expand(len(plans.mass), -1)
+        )
+
+    @staticmethod
+    def _places(x: Tensor, margin: int) -> Tensor:
+        """Flat place of every pixel in the image with its margin."""
+        _, c, h, w = x.shape
+        wide = w + 2 * margin
+        places = torch.arange((h + 2 * margin) * wide * c, device=x.device).view(c, h + 2 * margin, wide)
+        return places[:, margin : margin + h, margin : margin + w].reshape(-1)
 
     def part(self, rows: Tensor) -> LocalPlans:
         """The plans of some of the images."""
         return replace(self, base=self.base[rows], mass=self.mass[rows])
 
-    @property
+    @cached_property
     def targets(self) -> Int[Tensor, "n km"]:
         """Flat place of every target, offsets outermost."""
         return (self.base[:, None, :] + self.shifts[None, :, None]).flatten(1)
@@ -103,6 +126,14 @@ class LocalPlans:
         a = self.margin
         whole = light.new_zeros(len(light), c * (h + 2 * a) * (w + 2 * a)).scatter_add_(1, places, light)
         return whole.view(-1, c, h + 2 * a, w + 2 * a)[:, :, a : a + h, a : a + w]
+
+    def scatter_onto(self, a: Float[Tensor, "n m"], fill: float) -> Float[Tensor, "n c h w"]:
+        """Values of bright pixels as images, `fill` at the others."""
+        c, h, w = self.shape
+        edge = self.margin
+        whole = a.new_full((len(a), c * (h + 2 * edge) * (w + 2 * edge)), fill)
+        whole.scatter_reduce_(1, self.base, a, "amax")
+        return whole.view(-1, c, h + 2 * edge, w + 2 * edge)[:, :, edge : edge + h, edge : edge + w]
 
     def spent(self, plan: Float[Tensor, "n k m"]) -> Float[Tensor, " n"]:
         """Cost of each plan in light times distance**p, float64."""

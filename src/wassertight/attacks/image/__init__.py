@@ -1,5 +1,8 @@
 """Attacks on image-space Wasserstein balls: light moves between pixels."""
 
+from wassertight.attacks.image.dual_projection import DualProjection
 from wassertight.attacks.image.frank_wolfe import FrankWolfe
+from wassertight.attacks.image.sinkhorn_pgd import SinkhornPGD
+from wassertight.attacks.image.transport_distance import TransportDistance
 
-__all__ = ["FrankWolfe"]
+__all__ = ["DualProjection", "FrankWolfe", "SinkhornPGD", "TransportDistance"]

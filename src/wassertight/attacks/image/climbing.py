@@ -78,7 +78,13 @@ class Flips:
 
 
 def climb(
-    queries: ModelQueries, walk: Walk, flips: Flips, rows: Int[Tensor, " m"], labels: Tensor, loss: LossFunction, steps: int
+    queries: ModelQueries,
+    walk: Walk,
+    flips: Flips,
+    rows: Int[Tensor, " m"],
+    labels: Tensor,
+    loss: LossFunction,
+    steps: int,
 ) -> None:
     """Walk up the loss; an image leaves at its first flip, or where its gradient vanishes."""
     for step in range(steps + 1):

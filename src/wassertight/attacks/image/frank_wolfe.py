@@ -2,7 +2,8 @@
 
 Problem, for every correctly classified image: `max loss(z, y) subject to W_p(x, z) <= radius, 0 <= z <= cap`.
 
-    plan <- plan + 2 / (t + 2) (oracle(x, g - mu) - plan),  mu <- max(0, mu + rate (image(plan) - cap))
+    mu <- max(0, mu + rate (image(plan + s (oracle(x, g - mu) - plan)) - cap)),  a few times
+    plan <- plan + s (oracle(x, g - mu) - plan),  s = 2 / (t + 2)
 
 (2008.02883 algorithm 3, with the exact oracle.) The loss, its gradient and the flip test see `realise(plan)`, a member of
 the set: light above the cap goes back to its sender. mu prices pixels at the cap: the dual of the capped problem, solved on
@@ -26,11 +27,10 @@ from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.image.climbing import GUARD, Flips, aims, climb, image_flips, light, shrink_to_flip
-from wassertight.geometry.norms import per_sample
 from wassertight.losses import loss_by_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ImageWasserstein
-from wassertight.transport.capacity import balanced, return_to_sender
+from wassertight.transport.capacity import balanced, realised
 from wassertight.transport.polytope import entropic_oracle, exact_oracle
 from wassertight.transport.windows import LocalPlans
 from wassertight.types import InputError
@@ -49,6 +49,7 @@ class FrankWolfe(Attack):
         goal: a class every image is to be given, or None.
         restarts: runs; all but the first start at random points of the ball.
         rate: of the prices at the cap, in units of the largest gradient entry.
+        pricings: updates of the prices a step, each with an oracle call of its own.
         overdraw: budget of a last run on survivors, in radii (p = 1); 1 for none.
         mode: "default", or "reference" (see the module).
 
@@ -70,14 +71,16 @@ class FrankWolfe(Attack):
     goal: int | None = None
     restarts: int = 1
     rate: float = 0.3
+    pricings: int = 3
     overdraw: float = 1.1
     mode: Literal["default", "reference"] = "default"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or self.targets < 0 or not self.rate > 0 or not self.overdraw >= 1:
+        least = min(self.steps, self.restarts, self.pricings)
+        if least < 1 or self.targets < 0 or not self.rate > 0 or not self.overdraw >= 1:
             raise InputError(
-                "steps and restarts must be >= 1, targets >= 0, rate > 0 and overdraw >= 1; got "
-                f"{self.steps}, {self.restarts}, {self.targets}, {self.rate}, {self.overdraw}"
+                "steps, restarts and pricings must be >= 1, targets >= 0, rate > 0 and overdraw >= 1; got "
+                f"{self.steps}, {self.restarts}, {self.pricings}, {self.targets}, {self.rate}, {self.overdraw}"
             )
         if self.mode not in ("default", "reference"):
             raise InputError(f"mode must be 'default' or 'reference', got {self.mode!r}")
@@ -87,9 +90,7 @@ class FrankWolfe(Attack):
         """Flips inside the ball."""
         return image_flips(problem, self._search, self.goal)
 
-    def _search(
-        self, queries: ModelQueries, flips: Flips, threat: ImageWasserstein, generator: torch.Generator
-    ) -> int:
+    def _search(self, queries: ModelQueries, flips: Flips, threat: ImageWasserstein, generator: torch.Generator) -> int:
         radius = light(flips.x).new_full((len(flips.x),), threat.radius)
         taken = self.within(queries, flips, threat, radius, generator)
         if self.overdraw > 1 and threat.p == 1 and self.mode == "default":
@@ -122,7 +123,10 @@ class FrankWolfe(Attack):
                 if not bool(left.any()):
                     break
                 some = rows[left]
-                walk = _PlanWalk(flips.x[some], threat, radius[some], self.rate, entropic=self.mode == "reference")
+                walk = PlanWalk(
+                    flips.x[some], threat, radius[some],
+                    rate=self.rate, pricings=self.pricings, entropic=self.mode == "reference",
+                )  # fmt: skip
                 if restart > 0:
                     walk.leave(generator)
                 climb(queries, walk, flips, some, labels[left], loss, self.steps)
@@ -130,13 +134,21 @@ class FrankWolfe(Attack):
         return taken
 
 
-class _PlanWalk:
+class PlanWalk:
     """A Frank-Wolfe walk; without a cap only the image and its cost are kept, both being linear in the plan."""
 
     def __init__(
-        self, x: Tensor, threat: ImageWasserstein, radius: Tensor, rate: float, *, entropic: bool = False
+        self,
+        x: Float[Tensor, "m c h w"],
+        threat: ImageWasserstein,
+        radius: Float[Tensor, " m"],
+        *,
+        rate: float = 0.3,
+        pricings: int = 3,
+        entropic: bool = False,
     ) -> None:
-        self.x, self.threat, self.rate, self.entropic = x, threat, rate, entropic
+        self.x, self.cap, self.order, self.entropic = x, threat.cap, threat.p, entropic
+        self.rate, self.pricings = rate, 0 if threat.cap is None or entropic else pricings
         self.plans = LocalPlans.of(x, threat.window, threat.p, threat.r)
         self.whole = light(x)
         self.budget = (radius * GUARD) ** threat.p * self.whole
@@ -146,36 +158,35 @@ class _PlanWalk:
         self.time = 0
 
     def point(self) -> Float[Tensor, "m c h w"]:
-        cap = self.threat.cap
-        if self.plan is None or cap is None:
+        if self.plan is None or self.cap is None:
             return balanced(self.x, self.image)
-        _, image = return_to_sender(self.plans, self.plan, cap)
-        bad = image.flatten(1).amax(1) > cap * (1 + 1e-5)
-        return balanced(self.x, torch.where(per_sample(bad.to(image.dtype), image) > 0, self.x, image), cap)
+        return realised(self.plans, self.plan, self.x, self.cap)
 
     @property
     def spent(self) -> Float[Tensor, " m"]:
-        return (self.cost / self.whole) ** (1 / self.threat.p)
+        return (self.cost / self.whole) ** (1 / self.order)
 
     def step(self, g: Float[Tensor, "m c h w"]) -> None:
-        if self.threat.cap is not None and not self.entropic:
-            self.prices = (self.prices + self.rate * (self.image - self.threat.cap)).clamp_min(0)
-        self._towards(g - self.prices, 2 / (self.time + 2))
+        share = 2 / (self.time + 2)
+        for _ in range(self.pricings):
+            vertex = exact_oracle(self.plans, g - self.prices, self.budget)
+            ahead = self.image + share * (vertex.image() - self.image)
+            self.prices = (self.prices + self.rate * (ahead - (self.cap or 0))).clamp_min(0)
+        self.towards(g - self.prices, share)
         self.time += 1
 
     def leave(self, generator: torch.Generator) -> None:
         """Start at a random vertex, part of the way."""
         g = torch.randn(self.x.shape, generator=generator).to(self.x)
-        share = torch.rand(1, generator=generator).item()
-        self._towards(g, share)
+        self.towards(g, float(torch.rand(1, generator=generator)))
         self.time = 1
 
-    def _towards(self, g: Tensor, share: float) -> None:
+    def towards(self, g: Float[Tensor, "m c h w"], share: float) -> None:
+        """Mix in the oracle's answer to g."""
         if self.entropic:
             plan = entropic_oracle(self.plans, g, self.budget)
             image, cost = self.plans.push(plan), self.plans.spent(plan)
-            if self.plan is not None:
-                self.plan = self.plan + share * (plan - self.plan)
+            self.plan = None if self.plan is None else self.plan + share * (plan - self.plan)
         else:
             vertex = exact_oracle(self.plans, g, self.budget)
             image, cost = vertex.image(), vertex.cost
@@ -187,7 +198,6 @@ class _PlanWalk:
 
     def keep(self, rows: Bool[Tensor, " m"]) -> None:
         self.x, self.image, self.prices = self.x[rows], self.image[rows], self.prices[rows]
-        self.plans, self.budget, self.cost, self.whole = (
-            self.plans.part(rows), self.budget[rows], self.cost[rows], self.whole[rows],
-        )  # fmt: skip
+        self.plans, self.whole = self.plans.part(rows), self.whole[rows]
+        self.budget, self.cost = self.budget[rows], self.cost[rows]
         self.plan = None if self.plan is None else self.plan[rows]
