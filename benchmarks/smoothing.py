@@ -94,7 +94,9 @@ def run(manifest: str, sigma: float, x: Tensor, y: Tensor) -> dict[str, Any]:
         record[noise] = {
             "accuracy": round(100 * found.clean, 1),
             "abstained": round(100 * sum(v is Verdict.ABSTAINED for v in found.verdicts) / len(y), 2),
-            "votes for the label's class": round(100 * float((found.hits / found.n)[found.picked == y].sum()) / len(y), 1),
+            "votes for the label's class": round(
+                100 * float((found.hits / found.n)[found.picked == y].sum()) / len(y), 1
+            ),
             "images a second": [round(rate), round(bare), round(rate / bare, 3)],
             **{rule: summary(found, rebound(method, found, x, 2.0)) for rule, method in rules.items()},
             **{f"{rule}, r = 1": summary(found, rebound(method, found, x, 1.0)) for rule, method in rules.items()},

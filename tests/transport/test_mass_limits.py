@@ -18,7 +18,12 @@ def best_plan(gain: np.ndarray, shares: np.ndarray, cost: np.ndarray, budget: fl
     rise = (gain[:, None, :] - gain[:, :, None]).reshape(c, -1)
     rows = np.kron(np.eye(c * v), np.ones(v))
     found = linprog(
-        -rise.ravel(), A_ub=np.tile(cost.ravel(), c)[None], b_ub=[budget], A_eq=rows, b_eq=shares.ravel(), method="highs"
+        -rise.ravel(),
+        A_ub=np.tile(cost.ravel(), c)[None],
+        b_ub=[budget],
+        A_eq=rows,
+        b_eq=shares.ravel(),
+        method="highs",
     )
     plan = found.x.reshape(c, v, v)
     return np.asarray(plan.sum(1) - plan.sum(2))

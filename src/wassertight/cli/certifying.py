@@ -95,7 +95,9 @@ def certify(
         return loss_bracket(model, data, threat, n, batch_size, seed, bounds, loss, as_json=as_json, quiet=quiet)
     from wassertight.cli.running import Order, carry_out
 
-    given = [f"{name}={value}" for name, value in (("sigma", sigma), ("n", n_draws), ("alpha", alpha)) if value is not None]
+    given = [
+        f"{name}={value}" for name, value in (("sigma", sigma), ("n", n_draws), ("alpha", alpha)) if value is not None
+    ]
     return carry_out(
         Order(
             command="certify",

@@ -16,12 +16,12 @@ from wassertight import __version__
 from wassertight.certificates import SmoothedCertificate, Verdict
 from wassertight.certificates.smoothing import Smoother, Smoothing
 from wassertight.certificates.smoothing.smoothed import Poll, image_threat
-from wassertight.evaluation.plan import Plan, Unit, derived_seed, norm_label
+from wassertight.evaluation.plan import Plan, Unit, derived_seed, norm_label, shared_threat
 from wassertight.evaluation.result import Report
 from wassertight.evaluation.store import Outcome, Store, Watch
 from wassertight.evaluation.units import carry_out
 from wassertight.evaluation.watching import watching
-from wassertight.records import Audit, Curve, DistanceSummary, Flag, PassCount, Record, Result, Seconds, Summary
+from wassertight.records import Curve, DistanceSummary, Flag, PassCount, Record, Result, Seconds, Summary
 from wassertight.types import InputError, Passes
 
 _UNIT_DRAWS = 1_000_000
@@ -47,14 +47,13 @@ def execute_smoothed(plan: Plan, *, run_dir: str | Path | None = None, progress:
     store = Store(None if run_dir is None else Path(run_dir))
     store.claim(plan.configuration)
     with watching(progress) as watch:
-        polls = {r: _poll(plan, store, watch, r) for r in plan.norms}
-    found = [method.judge(polls[threat.r], plan.x, plan.y, threat) for threat in plan.threats]
+        poll = _poll(plan, store, watch)
+    found = [method.judge(poll, plan.x, plan.y, threat) for threat in plan.threats]
     record = _record(plan, found, flags)
-    arrays = {"x": plan.x, "y": plan.y, "weight": found[0].radii.weights}
-    for index, r in enumerate(plan.norms):
-        one, suffix = next(c for c in found if c.threat.r == r), f".{norm_label(r)}" if index else ""
-        arrays |= {f"certified_distance{suffix}": one.radii.values, f"picked{suffix}": one.picked}
-        arrays |= {f"probability{suffix}": one.probability, f"votes{suffix}": polls[r].votes}
+    arrays = {
+        "x": plan.x, "y": plan.y, "weight": found[0].radii.weights, "certified_distance": found[0].radii.values,
+        "picked": poll.picked, "votes": poll.votes, "probability": found[0].probability,
+    }  # fmt: skip
     arrays = {name: tensor.detach().cpu().clone() for name, tensor in arrays.items()}
     if store.path is None:
         record = record.model_copy(update={"arrays": None})
@@ -69,18 +68,22 @@ def _check_reach(plan: Plan, method: Smoother) -> list[Flag]:
         reach = method.reach(plan.x, image_threat(method.name, threat))
         if threat.radius >= reach:
             need = method.draws_needed(plan.x, threat) if isinstance(method, Smoothing) else None
-            more = f"about {need} draws (n) would reach it" if need else "no number of draws reaches it: raise the noise"
-            far.append(f"{threat.name} is out of reach: at most {reach:.3g} can be certified if all votes agree; {more}")
+            more = (
+                f"about {need} draws (n) would reach it" if need else "no number of draws reaches it: raise the noise"
+            )
+            far.append(
+                f"{threat.name} is out of reach: at most {reach:.3g} can be certified if all votes agree; {more}"
+            )
     if len(far) == len(plan.threats):
         raise InputError("; ".join(far))
     return [Flag(name="out-of-reach", message=text, remedy="more draws or more noise") for text in far]
 
 
-def _poll(plan: Plan, store: Store, watch: Watch, r: float) -> Poll:
+def _poll(plan: Plan, store: Store, watch: Watch) -> Poll:
     method = plan.certificate
     draws = method.n0 + method.n if isinstance(method, Smoothing) else 500
     size = max(1, min(_LARGEST_UNIT, _UNIT_DRAWS // draws))
-    threat = next(one for one in plan.threats if one.r == r)
+    threat = shared_threat(plan.threats, plan.threats[0].r)
     units = []
     for start in range(0, len(plan.x), size):
         stop = min(start + size, len(plan.x))
@@ -112,18 +115,17 @@ def _record(plan: Plan, found: list[SmoothedCertificate], flags: list[Flag]) -> 
         )
         for one in found
     ]  # fmt: skip
-    polls = {one.threat.r: one for one in found}
+    first = found[0]
+    distances = DistanceSummary(certified=_summary(first))
     configuration = {key: v for key, v in plan.configuration.items() if key not in ("model", "data", "n", "seed")}
     return Record(
         command=plan.command, model=plan.model_name, data=plan.data_name, n=len(plan.x), seed=plan.seed,
         versions={"wassertight": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
-        results=results, distances=DistanceSummary(certified=_summary(found[0])), audit=Audit(), flags=flags,
-        distances_by_norm={norm_label(r): DistanceSummary(certified=_summary(one)) for r, one in polls.items()},
-        device=plan.device.type, settings=configuration | {"smoothing": smoothing_facts(found[0])},
-        methods={"attack": None, "certificate": plan.certificate_name}, assumptions=list(found[0].assumptions),
-        passes=PassCount(forward=sum(one.passes.forward for one in polls.values())),
-        seconds=Seconds(certificate=round(sum(one.seconds for one in polls.values()), 3)), arrays="arrays.safetensors",
-        curves=[curve for r in polls for curve in _curves(found, r)],
+        results=results, distances=distances, distances_by_norm={norm_label(first.threat.r): distances}, flags=flags,
+        device=plan.device.type, settings=configuration | {"smoothing": smoothing_facts(first)},
+        methods={"attack": None, "certificate": plan.certificate_name}, assumptions=list(first.assumptions),
+        passes=PassCount(forward=first.passes.forward), seconds=Seconds(certificate=round(first.seconds, 3)),
+        arrays="arrays.safetensors", curves=_curves(found),
     )  # fmt: skip
 
 
@@ -143,13 +145,15 @@ def smoothing_facts(found: SmoothedCertificate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _curves(found: list[SmoothedCertificate], r: float) -> list[Curve]:
+def _curves(found: list[SmoothedCertificate]) -> list[Curve]:
     """Pointwise and average budgets, and the orders asked for."""
-    same = [one for one in found if one.threat.r == r]
-    top = max(_BEYOND * max(one.threat.radius for one in same), 1.05 * float(same[0].radii.values.max())) or 1.0
+    first = found[0]
+    top = max(_BEYOND * max(one.threat.radius for one in found), 1.05 * float(first.radii.values.max())) or 1.0
     radii = torch.linspace(0, top, _GRID, dtype=torch.float64)
-    orders = sorted({1.0, math.inf, *(one.threat.order for one in same)})
-    return [Curve(p=p, r=r, radii=radii.tolist(), certified=same[0].curve(p, radii).tolist()) for p in orders]
+    orders = sorted({1.0, math.inf, *(one.threat.order for one in found)})
+    return [
+        Curve(p=p, r=first.threat.r, radii=radii.tolist(), certified=first.curve(p, radii).tolist()) for p in orders
+    ]
 
 
 def _summary(found: SmoothedCertificate) -> Summary | None:

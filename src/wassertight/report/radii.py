@@ -9,6 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from wassertight.records import Record
 from wassertight.report.plots import _COLOURS, _STYLE, write_figure
@@ -30,7 +31,8 @@ def radii_figure(record: Record) -> Figure | None:
         _histogram(left, record)
         _curves(right, record)
         noise = "exact votes" if facts["sigma"] is None else f"sigma {facts['sigma']:g}, {facts['n']:,} draws"
-        title = f"{record.model} on {record.data}, n = {record.n:,}: {record.methods['certificate']}, {noise}"
+        model, data = (Path(name.rpartition("#")[2]).name for name in (record.model, record.data))
+        title = f"{model} on {data}, n = {record.n:,}: {record.methods['certificate']}, {noise}"
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return figure
 
@@ -46,8 +48,12 @@ def _histogram(axis: Axes, record: Record) -> None:
     edges, counts = facts["histogram"]["edges"], facts["histogram"]["counts"]
     axis.stairs(counts, edges, fill=True, color=_COLOURS[math.inf], alpha=0.75, label="certified")
     width = edges[-1] / 24
-    for place, (name, colour) in enumerate(_ENDS.items()):
-        axis.bar(-(2 - place) * 1.4 * width, round(record.n * facts[name]), width, color=colour, label=name)
+    ends = {name: round(record.n * facts[name]) for name in _ENDS if facts[name] > 0}
+    for place, (name, count) in enumerate(ends.items(), start=1):
+        axis.bar(-1.6 * place * width, count, width, color=_ENDS[name], label=name)
+    axis.set_xlim(-(1.6 * len(ends) + 1) * width, edges[-1] + width)
+    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= edges[-1]])
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.axvline(facts["median"], color="0.25", linestyle=":", linewidth=1)
     axis.annotate(
         f" median {facts['median']:.3g}", (facts["median"], 1), xycoords=("data", "axes fraction"), fontsize=7.5,
@@ -55,7 +61,6 @@ def _histogram(axis: Axes, record: Record) -> None:
     )  # fmt: skip
     axis.set(xlabel="certified radius (share of light x steps)", ylabel="images")
     axis.legend(fontsize=7.5)
-    axis.locator_params(axis="x", nbins=5)
 
 
 def _curves(axis: Axes, record: Record) -> None:

@@ -15,6 +15,7 @@ import functools
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -47,9 +48,9 @@ def apply_flow(x: Float[Tensor, "*images h w"], flow: Float[Tensor, "*flows edge
     [[0.75, 0.25]]
     """
     h, w = x.shape[-2:]
-    down = flow[..., : (h - 1) * w].unflatten(-1, (h - 1, w))
-    right = flow[..., (h - 1) * w :].unflatten(-1, (h, w - 1))
-    out = x.expand(*torch.broadcast_shapes(x.shape[:-2], flow.shape[:-1]), h, w).clone()
+    down = flow[..., : (h - 1) * w].view(*flow.shape[:-1], h - 1, w)
+    right = flow[..., (h - 1) * w :].view(*flow.shape[:-1], h, w - 1)
+    out = torch.broadcast_to(x, (*np.broadcast_shapes(x.shape[:-2], flow.shape[:-1]), h, w)).clone()
     out[..., :-1, :] -= down
     out[..., 1:, :] += down
     out[..., :, :-1] -= right
@@ -189,7 +190,8 @@ def laplacian_inverse(h: int, w: int, weights: Float[Tensor, " edges"]) -> Float
     matrix[end, begin] -= weights
     degree = torch.zeros(pixels, dtype=torch.float64).index_add(0, begin, weights).index_add(0, end, weights)
     matrix.diagonal().add_(degree)
-    return torch.linalg.inv(matrix) - 1 / pixels
+    inverse: Tensor = torch.linalg.inv(matrix)
+    return inverse - 1 / pixels
 
 
 def edge_resistances(inverse: Float[Tensor, "pixels pixels"], h: int, w: int) -> Float[Tensor, " edges"]:

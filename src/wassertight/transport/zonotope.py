@@ -38,7 +38,9 @@ class ZonotopeFlow:
         return apply_flow(x, flow * (self.half_width * light(x)[..., 0]))
 
 
-def zonotope_flows(h: int, w: int, count: int, generator: torch.Generator | None = None) -> Float[Tensor, "count edges"]:
+def zonotope_flows(
+    h: int, w: int, count: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "count edges"]:
     """Flows c_e n_e whose divergences are uniform on the zonotope of half width one."""
     grid = flow_grid(h, w)
     begin, end = edge_ends(h, w)
@@ -50,7 +52,9 @@ def zonotope_flows(h: int, w: int, count: int, generator: torch.Generator | None
     flow = (heights - (potential[:, begin] - potential[:, end])).sign()
     inside = torch.empty(flow.shape, dtype=flow.dtype).uniform_(-1, 1, generator=generator)
     on_tree = torch.zeros(count, len(begin), dtype=torch.bool)
-    on_tree.scatter_(1, torch.where(parents == index, edges[:, 1:2], edges), torch.ones(1, dtype=torch.bool).expand(count, h * w))
+    on_tree.scatter_(
+        1, torch.where(parents == index, edges[:, 1:2], edges), torch.ones(1, dtype=torch.bool).expand(count, h * w)
+    )
     return torch.where(on_tree, inside, flow) * grid.roots.double() ** 2
 
 
@@ -113,7 +117,12 @@ def _walk(h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
     down = (h - 1) * w
     number = torch.arange(len(begin))
     for slot, (part, here, there) in enumerate(
-        ((number[:down], begin, end), (number[:down], end, begin), (number[down:], begin, end), (number[down:], end, begin))
+        (
+            (number[:down], begin, end),
+            (number[:down], end, begin),
+            (number[down:], begin, end),
+            (number[down:], end, begin),
+        )
     ):
         chances[here[part], slot] = weights[part]
         neighbours[here[part], slot] = there[part]

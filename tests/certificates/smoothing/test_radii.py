@@ -47,7 +47,7 @@ def radii(method: Smoothing, votes: tuple[float, ...], r: float, size: int = 28)
         (LaplaceFlowSmoothing(sigma=1.0, tight=False), (0.101, 0.212, 0.347, 0.549, 0.736, 1.149, 2.028, 2.395)),
         (LaplaceFlowSmoothing(sigma=1.0), (0.112, 0.255, 0.458, 0.805, 1.151, 1.956, 3.710, 4.444)),
         (ZonotopeFlowSmoothing(sigma=1.0), (0.424, 0.848, 1.271, 1.695, 1.907, 2.077, 2.118, 2.119)),
-        (GaussianFlowSmoothing(sigma=1.0), (0.352, 0.729, 1.170, 1.781, 2.286, 3.233, 4.769, 5.296)),
+        (GaussianFlowSmoothing(sigma=1.0, mass_limits=False), (0.352, 0.729, 1.170, 1.781, 2.286, 3.233, 4.769, 5.296)),
     ],
     ids=["published", "tight", "zonotope", "gauss"],
 )
@@ -154,7 +154,9 @@ def _constant(x: Tensor) -> Tensor:
 def test_verdicts_rules_and_curves() -> None:
     x, y = torch.rand(10, 1, 4, 4), torch.tensor([0] * 9 + [1])
     knobs = {"sigma": 0.01, "n0": 10, "n": 500, "alpha": 0.01}
-    each, share, everything = (GaussianFlowSmoothing(rule=rule, **knobs)(_constant, x, y, BALL) for rule in ("each", "share", "all"))
+    each, share, everything = (
+        GaussianFlowSmoothing(rule=rule, **knobs)(_constant, x, y, BALL) for rule in ("each", "share", "all")
+    )
     assert each.verdicts == (Verdict.CERTIFIED,) * 9 + (Verdict.WRONG,)
     assert each.clean == pytest.approx(0.9)
     assert each.radii.values[:9].max() == pytest.approx(each.reach)
@@ -163,8 +165,8 @@ def test_verdicts_rules_and_curves() -> None:
     assert share.accuracy == pytest.approx(each.accuracy - 0.1)
     assert each.confidence == 0.99
     above = [each.reach * 1.001, 1.0]
-    assert each.curve(math.inf, above).tolist() == [0.0, 0.0]
-    assert each.curve(1, [1.0]).tolist() == [0.0]
+    assert each.curve(math.inf, above).tolist() == pytest.approx([0.0, 0.0])
+    assert each.curve(1, [1.0]).tolist() == pytest.approx([0.0])
     (curve,) = accuracy_curves(each.radii, (1,), [0.001], population=Population(failure=0.01))
     assert float(curve.accuracy[0]) < float(each.curve(1, [0.001])[0])
     with pytest.raises(ThreatError, match="image-space"):

@@ -52,7 +52,7 @@ class DeterministicFlowSmoothing(ExactSmoothing):
         mass = x.to(torch.float64).sum().clamp_min(torch.finfo(torch.float64).tiny)
         features = [block_sums((x.to(torch.float64) / mass)[None], level) / self.period for level in range(self.levels)]
         parts = torch.cat([(feature - feature.floor()).flatten() for feature in features])
-        cuts = torch.cat((parts.new_zeros(1), parts, parts.new_ones(1))).unique()
+        cuts: Tensor = torch.unique(torch.cat((parts.new_zeros(1), parts, parts.new_ones(1))))
         t = ((cuts[:-1] + cuts[1:]) / 2).view(-1, 1, 1, 1)
         cells = [feature.floor() - (t > feature - feature.floor()).to(torch.float64) for feature in features]
         return (mass * self.together(cells)).to(x.dtype), cuts.diff()
@@ -79,7 +79,8 @@ def block_sums(x: Float[Tensor, "*n c h w"], level: int) -> Float[Tensor, "*n c 
     """Sums over blocks of 2**level x 2**level pixels; the last ones may be cut off by the border."""
     size = 2**level
     h, w = x.shape[-2:]
-    return avg_pool2d(pad(x, (0, -w % size, 0, -h % size)), size) * size**2
+    sums: Tensor = avg_pool2d(pad(x, (0, -w % size, 0, -h % size)), size) * size**2
+    return sums
 
 
 @functools.lru_cache(maxsize=16)

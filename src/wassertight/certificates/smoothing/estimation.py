@@ -109,7 +109,7 @@ def best_bound(n: int, alpha: float) -> float:
     >>> round(best_bound(10_000, 0.05), 5)
     0.9997
     """
-    return alpha ** (1 / n)
+    return float(alpha ** (1 / n))
 
 
 def draws_needed(v: float, alpha: float) -> int:
@@ -145,7 +145,7 @@ def predict(votes: Int[Tensor, "n classes"], alpha: float) -> Int[Tensor, " n"]:
     return torch.where(torch.from_numpy(tied).to(votes.device), -1, top.indices[:, 0])
 
 
-def check_estimation(n0: int, n: int, alpha: float, rule: Rule) -> None:
+def check_estimation(n0: int, n: int, alpha: float, rule: str) -> None:
     """Refuse numbers with which nothing can be estimated, or nothing can be certified.
 
     Raises:

@@ -51,8 +51,7 @@ class GaussianFlowSmoothing(Smoothing):
         return GaussianFlow(sigma=self.sigma, weighted=self.weighted)
 
     def bound(self, votes: VoteBounds, x: Tensor, r: float) -> Float[Tensor, " n"]:
-        quantiles = torch.special.ndtri(votes.lower) - torch.special.ndtri(votes.upper)
-        shift = self.sigma * quantiles * (ROUND_DOWN / 2)
+        shift = quantile_shift(votes, self.sigma)
         radius = shift * self.kappa(x, r)
         grid = flow_grid(x.shape[-2], x.shape[-1], self.weighted)
         if not self.mass_limits or grid.inverse is None or not 1 <= r <= 2:
@@ -65,3 +64,9 @@ class GaussianFlowSmoothing(Smoothing):
     def assumptions(self) -> tuple[str, ...]:
         noise = "noise is drawn with the edge weights whose resistances were bounded, independently in every channel"
         return (noise, "no pixel of the unmoved image is negative") if self.mass_limits else (noise,)
+
+
+def quantile_shift(votes: VoteBounds, sigma: float) -> Float[Tensor, " n"]:
+    """The largest noise-weighted norm of a move that keeps the first class first: half the gap of normal quantiles."""
+    gap: Tensor = torch.special.ndtri(votes.lower) - torch.special.ndtri(votes.upper)
+    return gap * (sigma / 2 * ROUND_DOWN)

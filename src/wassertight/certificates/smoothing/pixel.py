@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wassertight.certificates.smoothing.estimation import VoteBounds
+from wassertight.certificates.smoothing.gaussian_flow import quantile_shift
 from wassertight.certificates.smoothing.laplace_flow import ROUND_DOWN, laplace_quantile
 from wassertight.certificates.smoothing.smoothed import Smoothing
 from wassertight.transport.flow_noise import GaussianPixels, LaplacePixels, Noise, SplittingPixels, UniformPixels, light
@@ -58,8 +59,7 @@ class GaussianPixelSmoothing(Smoothing):
         return GaussianPixels(sigma=self.sigma)
 
     def bound(self, votes: VoteBounds, x: Tensor, r: float) -> Float[Tensor, " n"]:
-        quantiles = torch.special.ndtri(votes.lower) - torch.special.ndtri(votes.upper)
-        return self.kappa(x, r) * self.sigma / 2 * quantiles * ROUND_DOWN
+        return quantile_shift(votes, self.sigma) * self.kappa(x, r)
 
     def kappa(self, x: Tensor, r: float) -> float:
         return 1 / math.sqrt(2)

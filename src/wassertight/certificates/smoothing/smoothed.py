@@ -219,8 +219,8 @@ class Smoothing(Smoother):
     def draws_needed(self, x: Float[Tensor, "n c h w"], threat: ThreatModel) -> int | None:
         """Power of two of draws with which the threat's radius comes into reach; None: none up to 2**30."""
         for power in range(4, 31):
-            if replace(self, n=2**power, n0=1).reach(x, threat) > threat.radius:
-                return 2**power
+            if replace(self, n=1 << power, n0=1).reach(x, threat) > threat.radius:
+                return 1 << power
         return None
 
     def poll(
@@ -291,5 +291,7 @@ def image_threat(method: str, threat: ThreatModel) -> ImageWasserstein:
         ThreatError: for any other threat.
     """
     if not isinstance(threat, ImageWasserstein):
-        raise ThreatError(f"{method!r} certifies image-space Wasserstein threats such as image-W1@0.01; got {threat.name}")
+        raise ThreatError(
+            f"{method!r} certifies image-space Wasserstein threats such as image-W1@0.01; got {threat.name}"
+        )
     return threat
