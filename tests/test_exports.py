@@ -21,6 +21,9 @@ PUBLIC = {
         "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "ConeAudit", "CrownIBP",
         "ForwardPropagation", "Gap", "GrowthBound", "InputSplit", "IntervalPropagation", "LinearPropagation",
         "LipschitzBounds", "LipschitzRow", "LossBound", "LossCertificate", "Population", "Proved", "Task",
+        "DeterministicFlowSmoothing", "DeterministicSplittingSmoothing", "GaussianFlowSmoothing", "GaussianPixelSmoothing",
+        "LaplaceFlowSmoothing", "LaplacePixelSmoothing", "SmoothedCertificate", "SplittingSmoothing", "UniformPixelSmoothing",
+        "Verdict", "ZonotopeFlowSmoothing",
         "accuracy_curves", "area_under", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
         "local_lipschitz",
     ],
@@ -29,7 +32,10 @@ PUBLIC = {
         "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
         "sample_distances",
     ],
-    "wassertight.report": ["bracket_figure", "brackets_table", "claim_table", "results_table", "save_figure", "write_page"],
+    "wassertight.report": [
+        "bracket_figure", "brackets_table", "claim_table", "radii_figure", "results_table", "save_figure",
+        "save_radii_figure", "write_page",
+    ],
     "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],
 }  # fmt: skip
 

@@ -98,14 +98,9 @@ def _attack(name: str, attribute: str, description: str, reference: str, **rest:
     return Method(name=name, kind="attack", target=target, description=description, reference=reference, **rest)
 
 
-def _certificate(name: str, target: str, description: str, reference: str) -> Method:
-    return Method(
-        name=name,
-        kind="certificate",
-        target=f"wassertight.certificates:{target}",
-        description=description,
-        reference=reference,
-    )
+def _certificate(name: str, attribute: str, reference: str, description: str, **rest: Any) -> Method:
+    target = f"wassertight.certificates:{attribute}"
+    return Method(name=name, kind="certificate", target=target, description=description, reference=reference, **rest)
 
 
 _ATTACKS = (
@@ -167,32 +162,36 @@ _ATTACKS = (
          {"rule": "largest", "rate": 0.06, "rounds": 400}),
     )),
 )  # fmt: skip
+_PUBLISHED = {"tight": False, "n": 10_000, "alpha": 0.05}
 _CERTIFICATES = (
-    _certificate("crown", "LinearPropagation", "backward linear bounds over ball and box (default)", "1811.00866"),
-    _certificate(
-        "auto", "Auto", "crown, then branch and bound only on samples that can still move the value", "2103.06624"
-    ),
-    _certificate("bab", "BranchAndBound", "optimised slopes and branch and bound on every sample", "2103.06624"),
-    _certificate(
-        "input-split",
-        "InputSplit",
-        "crown, then division of the input, for few coordinates and smooth networks",
-        "2103.06624",
-    ),
-    _certificate(
-        "forward",
-        "ForwardPropagation",
-        "linear forms pushed forward, for wide layers and few coordinates of the input",
-        "2002.12920",
-    ),
-    _certificate("crown-ibp", "CrownIBP", "intervals inside, backward linear bounds of the margins", "1906.06316"),
-    _certificate(
-        "interval",
-        "IntervalPropagation",
-        "interval bounds: cheap, tight only for networks trained for them",
-        "1810.12715",
-    ),
-)
+    _certificate("crown", "LinearPropagation", "1811.00866", "backward linear bounds over ball and box (default)"),
+    _certificate("auto", "Auto", "2103.06624",
+        "crown, then branch and bound only on samples that can still move the value"),
+    _certificate("bab", "BranchAndBound", "2103.06624", "optimised slopes and branch and bound on every sample"),
+    _certificate("input-split", "InputSplit", "2103.06624",
+        "crown, then division of the input, for few coordinates and smooth networks"),
+    _certificate("forward", "ForwardPropagation", "2002.12920",
+        "linear forms pushed forward, for wide layers and few coordinates of the input"),
+    _certificate("crown-ibp", "CrownIBP", "1906.06316", "intervals inside, backward linear bounds of the margins"),
+    _certificate("interval", "IntervalPropagation", "1810.12715",
+        "interval bounds: cheap, tight only for networks trained for them"),
+    *(_certificate(*row, images=True, preset=preset) for row, preset in (
+        (("wasserstein-smoothing", "GaussianFlowSmoothing", "1910.10783",
+          "moving light: Gaussian noise on flows, effective resistance, light of each pixel"), {}),
+        (("wasserstein-smoothing-reference", "LaplaceFlowSmoothing", "1910.10783",
+          "moving light: Laplace noise on flows, as published"), _PUBLISHED),
+        (("laplace-flow", "LaplaceFlowSmoothing", "1910.10783", "moving light: Laplace noise on flows, tight"), {}),
+        (("zonotope-flow", "ZonotopeFlowSmoothing", "1910.10783", "moving light: uniform noise on the flow zonotope"), {}),
+        (("deterministic-flow", "DeterministicFlowSmoothing", "2103.10834",
+          "moving light: rounded block sums, exact votes, no sampling"), {}),
+        (("pixel-gauss", "GaussianPixelSmoothing", "1902.02918", "moving light: Gaussian noise on pixels"), {}),
+        (("pixel-laplace", "LaplacePixelSmoothing", "1910.10783", "moving light: Laplace noise on pixels"), {}),
+        (("pixel-uniform", "UniformPixelSmoothing", "2002.08118", "moving light: uniform noise on pixels"), {}),
+        (("pixel-splitting", "SplittingSmoothing", "2103.10834", "moving light: splitting noise on pixels (SSN)"), {}),
+        (("pixel-splitting-exact", "DeterministicSplittingSmoothing", "2103.10834",
+          "moving light: all shifts of one grid, exact votes, 8-bit images (DSSN)"), {}),
+    )),
+)  # fmt: skip
 
 
 _STUDIES = tuple(
@@ -231,7 +230,7 @@ def attack_methods() -> tuple[Method, ...]:
 def certificate_methods() -> tuple[Method, ...]:
     """All certificates, the default first.
 
-    >>> [method.name for method in certificate_methods()]
+    >>> [method.name for method in certificate_methods() if not method.images]
     ['crown', 'auto', 'bab', 'input-split', 'forward', 'crown-ibp', 'interval']
     """
     return _CERTIFICATES

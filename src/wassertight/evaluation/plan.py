@@ -28,8 +28,7 @@ from wassertight.types import Bounds, InputError, Model
 
 PRESETS = ("quick", "strong", "auto")
 """About 100 passes a sample; about 2,000; quick first, then strong where the bracket is open and matters."""
-_CERTIFICATE_UNIT = 32
-"""Certificates are slow and treat samples one by one: small units lose little when a run is killed."""
+_CERTIFICATE_UNIT = 32  # certificates are slow: small units lose little when a run is killed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ class Plan:
                 unit = Unit(
                     kind=kind, threat=threat, shared=shared, start=start, stop=min(start + size, len(self.x)), seed=0
                 )
-                yield dataclasses.replace(unit, seed=_derived_seed(self.seed, unit.key))
+                yield dataclasses.replace(unit, seed=derived_seed(self.seed, unit.key))
 
     def default_directory(self, parent: str | Path = "runs") -> Path:
         """`runs/<model>-<data>-<hash>`: the same command finds the same directory again."""
@@ -271,7 +270,8 @@ def _finite(end: float) -> float | str:
     return end if math.isfinite(end) else str(end)
 
 
-def _derived_seed(seed: int, key: str) -> int:
+def derived_seed(seed: int, key: str) -> int:
+    """The seed of one piece of work."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big") % (2**31)
 
 

@@ -59,7 +59,11 @@ def bracket_figure(record: Record) -> Figure:
 
 def save_figure(record: Record, stem: str | Path) -> list[Path]:
     """Write the bracket figure as stem.pdf, stem.svg and stem.png (300 dpi); returns the paths."""
-    figure = bracket_figure(record)
+    return write_figure(bracket_figure(record), stem)
+
+
+def write_figure(figure: Figure, stem: str | Path) -> list[Path]:
+    """Write a figure as stem.pdf, stem.svg and stem.png (300 dpi); returns the paths."""
     paths = []
     with mpl.rc_context(_STYLE):
         for suffix in ("pdf", "svg", "png"):
