@@ -43,6 +43,7 @@ def digits(n: int = 100) -> tuple[Tensor, Tensor]:
 
 
 def network(name: str) -> Any:
+    """A published network."""
     return load_model(f"{DATA / 'manifest.json'}#mnist_small_{name}").model
 
 
@@ -78,7 +79,7 @@ class Dense:
     """Frank-Wolfe as one would write it: V x V plans, bisection over all targets; the free set."""
 
     def __init__(self, x: Tensor, radius: float, window: int = 5) -> None:
-        n, _, h, w = x.shape
+        _, _, h, w = x.shape
         grid = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).view(-1, 2).float()
         step = (grid[:, None] - grid[None]).abs()
         self.cost = step.square().sum(-1).sqrt()

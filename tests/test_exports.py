@@ -33,7 +33,7 @@ PUBLIC = {
         "sample_distances",
     ],
     "wassertight.report": [
-        "bracket_figure", "brackets_table", "claim_table", "radii_figure", "results_table", "save_figure",
+        "bracket_figure", "brackets_table", "claim_table", "flow_figure", "radii_figure", "results_table", "save_figure", "save_flow_figure",
         "save_radii_figure", "write_page",
     ],
     "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],

@@ -45,8 +45,9 @@ def rows_matrix(index: np.ndarray, count: int) -> np.ndarray:
 @pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize(("p", "r"), [(1, 2), (1, 1), (2, 2)])
 @pytest.mark.parametrize("ties", [False, True])
-def test_exact_oracle_solves_the_linear_programme(k: int, p: float, r: float, ties: bool) -> None:
-    x, g = images(4, 1, 4, 5), torch.randn(4, 1, 4, 5, dtype=torch.float64)
+@pytest.mark.parametrize(("h", "w"), [(4, 5), (2, 2), (1, 4)])
+def test_exact_oracle_solves_the_linear_programme(k: int, p: float, r: float, ties: bool, h: int, w: int) -> None:
+    x, g = images(4, 1, h, w), torch.randn(4, 1, h, w, dtype=torch.float64)
     g = g.round() if ties else g
     budget = torch.tensor([0.0, 1e-3, 0.4, 100.0], dtype=torch.float64)
     plans = LocalPlans.of(x, k, p, r)
@@ -58,10 +59,10 @@ def test_exact_oracle_solves_the_linear_programme(k: int, p: float, r: float, ti
     assert float(plan.min()) >= -1e-15
     assert torch.allclose(plans.spent(plan), vertex.cost, atol=1e-12)
     assert bool((vertex.cost <= budget + 1e-12).all())
-    sources, targets, costs = arcs(4, 5, k, p, r)
+    sources, targets, costs = arcs(h, w, k, p, r)
     for i in range(4):
         best = linprog(
-            -g[i].flatten().numpy()[targets], A_eq=rows_matrix(sources, 20), b_eq=x[i].flatten().numpy(),
+            -g[i].flatten().numpy()[targets], A_eq=rows_matrix(sources, h * w), b_eq=x[i].flatten().numpy(),
             A_ub=costs[None], b_ub=[float(budget[i])],
         )  # fmt: skip
         assert -best.fun == pytest.approx(float((vertex.image()[i] * g[i]).sum()), abs=1e-8)

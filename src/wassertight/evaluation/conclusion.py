@@ -20,8 +20,11 @@ from wassertight.queries import ModelQueries
 from wassertight.records import Audit, Flag, PassCount, Record, Result, Seconds
 from wassertight.threats import ImageWasserstein, ThreatModel
 from wassertight.transport import DiscreteMeasure, FlipDistances
+from wassertight.transport.exact import image_flow
 from wassertight.types import AuditError, Status
 
+_DRAWN = 6
+"""Images whose moving light is kept for the picture."""
 _ROUNDING = 1e-6
 """Relative excess of a certified radius over an attack distance that is rounding, not a contradiction."""
 
@@ -104,6 +107,7 @@ def conclude_run(
         )
         if found is not None:
             arrays |= _law(found.measure, index)
+    arrays |= _flows(plan, norms)
     summaries = {norm_label(r): summarise_distances(known, right) for r, known in norms.items()}
     record = Record(
         command=plan.command,
@@ -222,6 +226,18 @@ def _arrays(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
         if known.certified is not None:
             arrays[f"certified_distance{suffix}"] = known.certified.values
     return {name: tensor.detach().cpu().clone() for name, tensor in arrays.items()}
+
+
+def _flows(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
+    """Image threats: how light moves in the first few flips, for the picture."""
+    known, threat = next(iter(norms.values())), plan.threats[0]
+    if not isinstance(threat, ImageWasserstein) or known.attacked is None or known.points is None:
+        return {}
+    found = known.attacked.values
+    rows = (torch.isfinite(found) & (found > 0)).nonzero().squeeze(1)[:_DRAWN]
+    if len(rows) == 0:
+        return {}
+    return {"flow": image_flow(plan.x[rows], known.points[rows], r=threat.r), "flow.images": rows.cpu()}
 
 
 def _law(measure: DiscreteMeasure, index: int) -> dict[str, Tensor]:

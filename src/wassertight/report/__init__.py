@@ -1,5 +1,6 @@
 """Showing: terminal tables, figures and the report page, from records only; imports neither torch nor an attack."""
 
+from wassertight.report.flows import flow_figure, save_flow_figure
 from wassertight.report.page import write_page
 from wassertight.report.plots import bracket_figure, save_figure
 from wassertight.report.radii import radii_figure, save_radii_figure
@@ -9,9 +10,11 @@ __all__ = [
     "bracket_figure",
     "brackets_table",
     "claim_table",
+    "flow_figure",
     "radii_figure",
     "results_table",
     "save_figure",
+    "save_flow_figure",
     "save_radii_figure",
     "write_page",
 ]

@@ -114,7 +114,10 @@ def _hull_slopes(best: list[Tensor], prices: tuple[float, ...]) -> Tensor:
     for start in range(count - 1):
         steepest: Tensor | None = None
         for end in range(count - 1, start, -1):
-            chord = (best[end] - best[start]) / (prices[end] - prices[start])
+            # In images smaller than the window both ends may lie outside: nothing is to be gained there.
+            chord = ((best[end] - best[start]) / (prices[end] - prices[start])).nan_to_num(
+                -torch.inf, torch.inf, -torch.inf
+            )
             steepest = chord if steepest is None else torch.maximum(steepest, chord)
             known = slopes[end - 1]
             slopes[end - 1] = steepest if known is None else torch.minimum(known, steepest)
