@@ -57,7 +57,7 @@ class FrankWolfe(Attack):
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False))
     >>> _ = model[1].load_state_dict({"weight": torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])})
     >>> x, y = torch.tensor([[[[0.0, 1.0, 0.0, 0.0]]]]), torch.tensor([0])
-    >>> [FrankWolfe()(model, x, y, ImageWasserstein(radius=radius)).accuracy for radius in (0.3, 0.35)]
+    >>> [FrankWolfe(steps=5)(model, x, y, ImageWasserstein(radius=radius)).accuracy for radius in (0.3, 0.35)]
     [1.0, 0.0]
     """
 

@@ -38,7 +38,7 @@ class TransportDistance(Attack):
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False))
     >>> _ = model[1].load_state_dict({"weight": torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])})
     >>> x, y = torch.tensor([[[[0.0, 1.0, 0.0, 0.0]]]]), torch.tensor([0])
-    >>> round(float(TransportDistance()(model, x, y, ImageWasserstein(radius=0.35)).distances.values), 2)
+    >>> round(float(TransportDistance(attack=FrankWolfe(steps=5))(model, x, y, ImageWasserstein(radius=0.35)).distances.values), 2)
     0.33
     """
 
