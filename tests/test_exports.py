@@ -14,8 +14,8 @@ PUBLIC = {
     ],
     "wassertight.attacks": [
         "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "Attack", "AttackResult", "AutoAttack",
-        "BisectedAPGD", "DeepFool", "ExpectedLoss", "Found", "LossResult", "MinimumNorm", "Problem", "Square", "Support",
-        "WDAPlusPlus", "compare_supports", "conclude",
+        "BisectedAPGD", "DeepFool", "DualProjection", "ExpectedLoss", "Found", "FrankWolfe", "LossResult", "MinimumNorm", "Problem",
+        "SinkhornPGD", "SmoothedFrankWolfe", "SmoothedResult", "Square", "Support", "TransportDistance", "WDAPlusPlus", "compare_supports", "conclude",
     ],
     "wassertight.certificates": [
         "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "ConeAudit", "CrownIBP",

@@ -84,12 +84,11 @@ class ImageWasserstein:
         That is: a channel's light differs by more than 1e-6 of the image's, a pixel is negative or above the cap
         (by more than 1e-6).
         """
-        distance = image_distance(x, z, p=self.p, r=self.r)
+        distance: Tensor = image_distance(x, z, p=self.p, r=self.r)
         if self.cap is None:
             return distance
         above = torch.maximum(z.flatten(1).amax(1), x.flatten(1).amax(1)) > self.cap + _CAP_TOLERANCE
-        inside: Tensor = distance.masked_fill(above.to(distance.device), math.inf)
-        return inside
+        return torch.where(above.to(distance.device), torch.inf, distance)
 
     def plans(self, x: Float[Tensor, "n c h w"]) -> LocalPlans:
         """The local plans of images x: the adversary's variable is a plan, not an image."""
@@ -97,7 +96,7 @@ class ImageWasserstein:
 
     def budget(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """What a plan may cost: `radius**p` times the light of each image, float64."""
-        return self.radius**self.p * x.flatten(1).sum(1, dtype=torch.float64)
+        return float(self.radius**self.p) * x.flatten(1).sum(1, dtype=torch.float64)
 
     def realise(self, plan: Tensor, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """The image of a plan, light above the cap returned to its sender: a member of the set; x where that fails."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wassertight.transport.windows import LocalPlans
 
-SWEEPS = 400
+SWEEPS = 100
 
 
 def return_to_sender(

@@ -6,6 +6,8 @@ arcs that are added until every arc of the full grid prices out, so that the opt
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -18,8 +20,11 @@ from wassertight.types import InputError
 MASS_TOLERANCE = 1e-6
 """Mass a channel may gain or lose, relative to the light of the whole image: rounding of float32 pixels."""
 _NEGATIVE = -1e-7
-_ARCS = 12
+_ARCS = 16
 _ROUNDS = 60
+_MEASURED: dict[bytes, float] = {}
+"""Distances by digest of the pair: a run measures the same pair for every radius, and again in the audit."""
+_MOST = 2**16
 
 
 def image_distance(
@@ -49,8 +54,18 @@ def image_distance(
     if x.shape != z.shape or x.ndim != 4:
         raise InputError(f"images must have one shape (n, c, h, w), got {tuple(x.shape)} and {tuple(z.shape)}")
     first, second = (image.detach().cpu().to(torch.float64).numpy() for image in (x, z))
-    values = [_one(a, b, p, r) for a, b in zip(first, second, strict=True)]
+    values = [_remembered(a, b, p, r) for a, b in zip(first, second, strict=True)]
     return torch.tensor(values, dtype=torch.float64, device=x.device)
+
+
+def _remembered(x: np.ndarray, z: np.ndarray, p: float, r: float) -> float:
+    text = f"{x.shape} {p} {r} ".encode() + np.ascontiguousarray(x).tobytes() + np.ascontiguousarray(z).tobytes()
+    key = blake2b(text, digest_size=16).digest()
+    if key not in _MEASURED:
+        if len(_MEASURED) >= _MOST:
+            _MEASURED.clear()
+        _MEASURED[key] = _one(x, z, p, r)
+    return _MEASURED[key]
 
 
 def _one(x: np.ndarray, z: np.ndarray, p: float, r: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,7 @@ GUARD = 1 - 1e-6
 """Share of the radius that is used, so that rounding of float32 pixels cannot leave the ball."""
 
 
+@runtime_checkable
 class Walk(Protocol):
     """A walk of some images through their balls."""
 
