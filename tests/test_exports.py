@@ -25,7 +25,7 @@ PUBLIC = {
         "LaplaceFlowSmoothing", "LaplacePixelSmoothing", "SmoothedCertificate", "SplittingSmoothing", "UniformPixelSmoothing",
         "Verdict", "ZonotopeFlowSmoothing",
         "accuracy_curves", "area_under", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
-        "local_lipschitz",
+        "local_lipschitz", "smoothed_answers",
     ],
     "wassertight.threats": ["AuditReport", "ImageWasserstein", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [

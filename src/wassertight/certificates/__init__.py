@@ -36,6 +36,7 @@ from wassertight.certificates.smoothing import (
     UniformPixelSmoothing,
     Verdict,
     ZonotopeFlowSmoothing,
+    smoothed_answers,
 )
 from wassertight.certificates.tightness import Bracket, Gap, area_under
 
@@ -80,4 +81,5 @@ __all__ = [
     "lipschitz_constants",
     "lipschitz_table",
     "local_lipschitz",
+    "smoothed_answers",
 ]

@@ -18,6 +18,9 @@ from torch import Tensor
 from wassertight.transport.flow_noise import check_scale, image_shape, light
 from wassertight.transport.flows import apply_flow, edge_ends, flow_grid
 
+_TURNS = 64
+"""Steps between two looks at which trees are complete."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZonotopeFlow:
@@ -51,11 +54,10 @@ def zonotope_flows(
     potential = _sum_to_root(parents, torch.where(parents == index, 0.0, signed))
     flow = (heights - (potential[:, begin] - potential[:, end])).sign()
     inside = torch.empty(flow.shape, dtype=flow.dtype).uniform_(-1, 1, generator=generator)
-    on_tree = torch.zeros(count, len(begin), dtype=torch.bool)
-    on_tree.scatter_(
-        1, torch.where(parents == index, edges[:, 1:2], edges), torch.ones(1, dtype=torch.bool).expand(count, h * w)
-    )
-    return torch.where(on_tree, inside, flow) * grid.roots.double() ** 2
+    on_tree = torch.zeros(count, len(begin) + 1, dtype=torch.bool)
+    branches = torch.where(parents == index, len(begin), edges)
+    on_tree.scatter_(1, branches, torch.ones_like(branches, dtype=torch.bool))
+    return torch.where(on_tree[:, :-1], inside, flow) * grid.roots.double() ** 2
 
 
 def spanning_trees(
@@ -63,35 +65,35 @@ def spanning_trees(
 ) -> tuple[Int[Tensor, "count pixels"], Int[Tensor, "count pixels"]]:
     """Random spanning trees with probability proportional to the product of c_e: parent and edge to it of every pixel.
 
-    Wilson's cycle popping, all trees and cycles at once: every pixel points to a neighbour, drawn with probability c_e;
-    pixels on cycles draw again until there are none, in any order. The root, pixel 0, is its own parent.
+    Wilson's algorithm, all trees at once, a step of each a turn: walk from the next pixel, with probabilities c_e, until the
+    tree is met, then add the way there without its loops (the last exit of every pixel). The root, in the middle of the
+    grid, is its own parent.
     """
     neighbours, edges, steps = _walk(h, w)
-    pixels = h * w
-
-    def turns(place: Tensor) -> Tensor:
-        chance = torch.rand((len(place), 1), generator=generator, dtype=torch.float64)
-        return (chance > steps[place]).sum(1)
-
-    place = torch.arange(pixels).repeat(count)
-    turn = turns(place)
-    parents, used = neighbours[place, turn].view(count, pixels), edges[place, turn].view(count, pixels)
-    parents[:, 0] = 0
-    going = torch.arange(count)
-    while True:
-        far = parents[going]
-        for _ in range(_doublings(pixels)):
-            far = far.gather(1, far)
-        lost = (far != 0).any(1)
-        going, far = going[lost], far[lost]
-        if not len(going):
-            return parents, used
-        on_cycle = torch.zeros(far.shape, dtype=torch.bool).scatter_(1, far, torch.ones_like(far, dtype=torch.bool))
-        on_cycle[:, 0] = False
-        tree, place = on_cycle.nonzero(as_tuple=True)
-        turn = turns(place)
-        parents[going[tree], place] = neighbours[place, turn]
-        used[going[tree], place] = edges[place, turn]
+    pixels, root = h * w, (h // 2) * w + w // 2
+    parents = torch.arange(pixels).repeat(count)
+    used = torch.zeros(count * pixels, dtype=torch.int64)
+    inside = (parents == root).clone()
+    row = torch.arange(count) * pixels
+    base = torch.zeros(count, dtype=torch.int64)
+    start, place = base.clone(), base.clone()
+    while len(row):
+        for _ in range(_TURNS):
+            home = inside[row + place]
+            turn = (torch.rand((len(row), 1), generator=generator, dtype=torch.float64) > steps[place]).sum(1)
+            there = neighbours[place, turn]
+            here, first = row + place, row + start
+            parents[here] = torch.where(home, parents[here], there)
+            used[here] = torch.where(home, used[here], edges[place, turn])
+            added = inside[first]
+            inside[first] = added | home
+            done = home & added
+            base = (base + done).clamp_max(pixels - 1)
+            start = torch.where(done, base, torch.where(home, parents[first], start))
+            place = torch.where(done, base, torch.where(home, place, there))
+        going = (base < pixels - 1) | ~inside[row + base]
+        row, base, start, place = row[going], base[going], start[going], place[going]
+    return parents.view(count, pixels), used.view(count, pixels)
 
 
 def _sum_to_root(parents: Tensor, values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from wassertight.certificates.smoothing.estimation import (
     count_votes,
     draws_needed,
     predict,
+    smoothed_answers,
     wrong_share,
 )
 from wassertight.queries import ModelQueries
@@ -70,3 +71,5 @@ def test_votes_are_counted_for_every_image(batch: int | None) -> None:
         passes = queries.passes.forward
     assert votes.tolist() == [[0, 25, 0], [0, 0, 25], [0, 0, 0]]
     assert passes == 75
+    answers = smoothed_answers(_Brightest(), GaussianPixels(sigma=1e-9), x, draws=25, batch_size=batch)
+    assert answers.tolist() == [1, 2, -1]

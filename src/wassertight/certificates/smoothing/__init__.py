@@ -1,6 +1,7 @@
 """Smoothing certificates for light that moves between pixels: what votes under noise prove about W_p balls."""
 
 from wassertight.certificates.smoothing.deterministic_flow import DeterministicFlowSmoothing
+from wassertight.certificates.smoothing.estimation import smoothed_answers
 from wassertight.certificates.smoothing.exact import ExactSmoothing
 from wassertight.certificates.smoothing.gaussian_flow import GaussianFlowSmoothing
 from wassertight.certificates.smoothing.laplace_flow import LaplaceFlowSmoothing
@@ -29,4 +30,5 @@ __all__ = [
     "UniformPixelSmoothing",
     "Verdict",
     "ZonotopeFlowSmoothing",
+    "smoothed_answers",
 ]

@@ -39,7 +39,7 @@ class DeterministicFlowSmoothing(ExactSmoothing):
     """
 
     name: ClassVar[str] = "deterministic-flow"
-    period: float = 0.05
+    period: float = 0.1
     levels: int = 4
 
     def __post_init__(self) -> None:

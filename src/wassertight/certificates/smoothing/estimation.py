@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wassertight.queries import ModelQueries
 from wassertight.transport.flow_noise import Noise
-from wassertight.types import InputError
+from wassertight.types import InputError, Model
 
 Rule = Literal["each", "share", "all"]
 """What alpha is the error of: each radius by itself; the share of wrong radii; all radii at once."""
@@ -143,6 +143,30 @@ def predict(votes: Int[Tensor, "n classes"], alpha: float) -> Int[Tensor, " n"]:
     first, second = top.values[:, 0].cpu().numpy(), top.values[:, 1].cpu().numpy()
     tied = np.minimum(1.0, 2 * binom.sf(first - 1, first + second, 0.5)) > alpha
     return torch.where(torch.from_numpy(tied).to(votes.device), -1, top.indices[:, 0])
+
+
+def smoothed_answers(
+    model: Model,
+    noise: Noise,
+    x: Float[Tensor, "n c h w"],
+    *,
+    draws: int = 10_000,
+    alpha: float = 0.001,
+    batch_size: int | None = None,
+) -> Int[Tensor, " n"]:
+    """What the smoothed classifier answers on every image, or -1 where it abstains (see `predict`).
+
+    Args:
+        model: callable from images (n, c, h, w) to logits (n, classes); left as it was.
+        noise: the noise it is smoothed with, for example `GaussianFlowSmoothing(sigma=0.01).noise`.
+        x: images (n, c, h, w).
+        draws: noisy copies of every image.
+        alpha: an answer that is not the most likely class is given with probability at most alpha.
+        batch_size: noisy images a pass.
+    """
+    with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
+        classes = queries.logits(x[:1]).shape[1]
+        return predict(count_votes(queries, noise, x, draws, classes, batch_size), alpha)
 
 
 def check_estimation(n0: int, n: int, alpha: float, rule: str) -> None:

@@ -231,6 +231,7 @@ class Smoothing(Smoother):
         with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
             classes = queries.clean_logits(x[:1], y[:1]).shape[1]
             check_labels(y, classes)
+            home, x = x.device, x if queries.device is None else x.to(queries.device)
             group = max(1, (batch_size or 1024) // self.n0)
             for index in torch.split(torch.arange(len(x), device=x.device), group):
                 first = count_votes(queries, self.noise, x[index], self.n0, classes, batch_size)
@@ -239,9 +240,8 @@ class Smoothing(Smoother):
                 if progress is not None:
                     progress(int(index[-1]) + 1, len(x))
             passes = queries.passes
-        return Poll(
-            picked=torch.cat(picked), votes=torch.cat(votes), passes=passes, seconds=time.perf_counter() - begun
-        )
+        seconds = time.perf_counter() - begun
+        return Poll(picked=torch.cat(picked).to(home), votes=torch.cat(votes).to(home), passes=passes, seconds=seconds)
 
     def judge(
         self, poll: Poll, x: Tensor, y: Tensor, threat: ThreatModel, weights: Tensor | None = None
