@@ -14,22 +14,28 @@ PUBLIC = {
     ],
     "wassertight.attacks": [
         "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "Attack", "AttackResult", "AutoAttack",
-        "BisectedAPGD", "DeepFool", "ExpectedLoss", "Found", "LossResult", "MinimumNorm", "Problem", "Square", "Support",
-        "WDAPlusPlus", "compare_supports", "conclude",
+        "BisectedAPGD", "DeepFool", "DualProjection", "ExpectedLoss", "Found", "FrankWolfe", "LossResult", "MinimumNorm", "Problem",
+        "SinkhornPGD", "SmoothedFrankWolfe", "SmoothedResult", "Square", "Support", "TransportDistance", "WDAPlusPlus", "compare_supports", "conclude",
     ],
     "wassertight.certificates": [
         "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "ConeAudit", "CrownIBP",
         "ForwardPropagation", "Gap", "GrowthBound", "InputSplit", "IntervalPropagation", "LinearPropagation",
         "LipschitzBounds", "LipschitzRow", "LossBound", "LossCertificate", "Population", "Proved", "Task",
+        "DeterministicFlowSmoothing", "DeterministicSplittingSmoothing", "GaussianFlowSmoothing", "GaussianPixelSmoothing",
+        "LaplaceFlowSmoothing", "LaplacePixelSmoothing", "SmoothedCertificate", "SplittingSmoothing", "UniformPixelSmoothing",
+        "Verdict", "ZonotopeFlowSmoothing",
         "accuracy_curves", "area_under", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
-        "local_lipschitz",
+        "local_lipschitz", "smoothed_answers",
     ],
-    "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
+    "wassertight.threats": ["AuditReport", "ImageWasserstein", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [
         "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
         "sample_distances",
     ],
-    "wassertight.report": ["bracket_figure", "brackets_table", "claim_table", "results_table", "save_figure", "write_page"],
+    "wassertight.report": [
+        "bracket_figure", "brackets_table", "claim_table", "flow_figure", "radii_figure", "results_table", "save_figure", "save_flow_figure",
+        "save_radii_figure", "write_page",
+    ],
     "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],
 }  # fmt: skip
 

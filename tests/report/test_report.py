@@ -7,12 +7,23 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from wassertight.errors import DataError
 from wassertight.records import Audit, BracketSummary, Claim, ClaimedBracket, Curve, Flag, Record, Result
-from wassertight.report import bracket_figure, brackets_table, claim_table, results_table, save_figure, write_page
+from wassertight.report import (
+    bracket_figure,
+    brackets_table,
+    claim_table,
+    flow_figure,
+    results_table,
+    save_figure,
+    save_flow_figure,
+    write_page,
+)  # fmt: skip
 
 
 def _record(*, attacked: bool = True, certified: bool = True, name: str = "net") -> Record:
@@ -140,3 +151,20 @@ def test_records_round_trip_and_refuse_disorder(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="not a readable"):
         Record.read(tmp_path)
+
+
+def test_moving_light_is_drawn_from_the_arrays_alone(tmp_path: Path) -> None:
+    field = np.zeros((2, 4, 4, 2))
+    field[0, 1, 1] = (0.1, -0.2)
+    arrays = {
+        "x": np.random.default_rng(0).random((3, 1, 4, 4)), "z": np.random.default_rng(1).random((3, 1, 4, 4)),
+        "attacked_distance": np.array([0.1, np.inf, 0.3]), "flow": field, "flow.images": np.array([0, 2]),
+    }  # fmt: skip
+    figure = flow_figure(arrays)
+    assert figure is not None
+    assert len(figure.axes) == 6
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["image 0", "image 2"]
+    assert flow_figure({"x": arrays["x"]}) is None
+    save_file(arrays, tmp_path / "arrays.safetensors")
+    assert {path.name for path in save_flow_figure(tmp_path)} == {"flow.pdf", "flow.svg", "flow.png"}
+    assert save_flow_figure(tmp_path / "elsewhere") == []

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from wassertight.threats import PointwiseBall, WassersteinBall, audit_measure, parse, threat
+from wassertight.threats import ImageWasserstein, PointwiseBall, WassersteinBall, audit_measure, parse, threat
 from wassertight.transport import DiscreteMeasure
 from wassertight.types import ThreatError
 
@@ -22,6 +22,54 @@ from wassertight.types import ThreatError
 def test_strings(text: str, p: float, r: float, radius: float) -> None:
     ball = threat(text)
     assert (ball.p, ball.r, ball.radius) == (p, r, radius)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "cap", "order"),
+    [
+        ("image-W1@0.1", "image-W1@0.1", 1.0, math.inf), ("IMAGE-w1-l1-FREE@1/10", "image-W1-L1-free@0.1", None, math.inf),
+        ("W1-image-W2-k7-cap2@0.3", "W1-image-W2-k7-cap2@0.3", 2.0, 1.0), ("Winf-image-W1@0", "image-W1@0", 1.0, math.inf),
+    ],
+)  # fmt: skip
+def test_image_strings(text: str, name: str, cap: float | None, order: float) -> None:
+    ball = threat(text)
+    assert isinstance(ball, ImageWasserstein)
+    assert (ball.name, ball.cap, ball.order) == (name, cap, order)
+    assert threat(ball.name) == ball
+    assert len(parse("image-W1@0.1,0.2,0.3")) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"radius": -1.0},
+        {"window": 4},
+        {"window": 1},
+        {"p": 0.5},
+        {"p": math.inf},
+        {"cap": 0.0},
+        {"r": 0.5},
+        {"order": 0.0},
+    ],
+)
+def test_image_threats_that_make_no_sense(settings: dict[str, float]) -> None:
+    with pytest.raises(ThreatError, match="must be"):
+        ImageWasserstein(**{"radius": 0.1, **settings})  # type: ignore[arg-type]
+
+
+def test_image_cost_knows_cap_and_channels() -> None:
+    x = torch.rand(2, 3, 5, 5) / 2
+    ball = ImageWasserstein(radius=0.1)
+    shifted = x.roll(1, 3)
+    shifted[..., 0] = 0
+    shifted[..., -1] += x[..., -1]
+    assert bool((ball.cost(shifted, x) < 1).all())
+    assert torch.allclose(ball.cost(shifted, x), ball.cost(x, shifted))
+    brighter = x.clone()
+    brighter[:, :, 0, 0], brighter[:, :, 1, 1] = x[:, :, 0, 0] + x[:, :, 1, 1], 0
+    small = ImageWasserstein(radius=0.1, cap=float(x.max()))
+    assert bool((small.cost(brighter, x)[brighter.flatten(1).amax(1) > x.max()] == math.inf).all())
+    assert bool((ball.cost(x.flip(1), x) == math.inf).all())
 
 
 def test_same_ball_for_both_pointwise_names() -> None:

@@ -7,6 +7,14 @@ from wassertight.attacks.bisected import BisectedAPGD
 from wassertight.attacks.ensemble import AutoAttack
 from wassertight.attacks.expected_loss import ExpectedLoss, LossResult
 from wassertight.attacks.fgsm import FGSM
+from wassertight.attacks.image import (
+    DualProjection,
+    FrankWolfe,
+    SinkhornPGD,
+    SmoothedFrankWolfe,
+    SmoothedResult,
+    TransportDistance,
+)
 from wassertight.attacks.minimum_norm import DDN, FAB, FMN, PDPGD, DeepFool, MinimumNorm
 from wassertight.attacks.pgd import PGD
 from wassertight.attacks.square import Square
@@ -29,13 +37,19 @@ __all__ = [
     "AutoAttack",
     "BisectedAPGD",
     "DeepFool",
+    "DualProjection",
     "ExpectedLoss",
     "Found",
+    "FrankWolfe",
     "LossResult",
     "MinimumNorm",
     "Problem",
+    "SinkhornPGD",
+    "SmoothedFrankWolfe",
+    "SmoothedResult",
     "Square",
     "Support",
+    "TransportDistance",
     "WDAPlusPlus",
     "compare_supports",
     "conclude",

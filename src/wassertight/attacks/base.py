@@ -207,7 +207,7 @@ def conclude(
     clean_right = clean_logits.argmax(1) == y
     distances = flip_distances(queries.logits, x, y, found.points, threat, clean_right)
     flips = FlipDistances.attacked(distances, mass)
-    allocation = flips.allocate(threat.p, threat.radius)
+    allocation = flips.allocate(threat.order, threat.radius)
     flipped = torch.isfinite(distances) & (distances > 0)
     points = torch.where(flipped.view(-1, *(1,) * (x.ndim - 1)), found.points, x)
     measure = found.measure

@@ -24,6 +24,20 @@ from wassertight.certificates.propagation import (
     IntervalPropagation,
     LinearPropagation,
 )
+from wassertight.certificates.smoothing import (
+    DeterministicFlowSmoothing,
+    DeterministicSplittingSmoothing,
+    GaussianFlowSmoothing,
+    GaussianPixelSmoothing,
+    LaplaceFlowSmoothing,
+    LaplacePixelSmoothing,
+    SmoothedCertificate,
+    SplittingSmoothing,
+    UniformPixelSmoothing,
+    Verdict,
+    ZonotopeFlowSmoothing,
+    smoothed_answers,
+)
 from wassertight.certificates.tightness import Bracket, Gap, area_under
 
 __all__ = [
@@ -35,11 +49,17 @@ __all__ = [
     "CertificateMethod",
     "ConeAudit",
     "CrownIBP",
+    "DeterministicFlowSmoothing",
+    "DeterministicSplittingSmoothing",
     "ForwardPropagation",
     "Gap",
+    "GaussianFlowSmoothing",
+    "GaussianPixelSmoothing",
     "GrowthBound",
     "InputSplit",
     "IntervalPropagation",
+    "LaplaceFlowSmoothing",
+    "LaplacePixelSmoothing",
     "LinearPropagation",
     "LipschitzBounds",
     "LipschitzRow",
@@ -47,7 +67,12 @@ __all__ = [
     "LossCertificate",
     "Population",
     "Proved",
+    "SmoothedCertificate",
+    "SplittingSmoothing",
     "Task",
+    "UniformPixelSmoothing",
+    "Verdict",
+    "ZonotopeFlowSmoothing",
     "accuracy_curves",
     "area_under",
     "concentration_radius",
@@ -56,4 +81,5 @@ __all__ = [
     "lipschitz_constants",
     "lipschitz_table",
     "local_lipschitz",
+    "smoothed_answers",
 ]

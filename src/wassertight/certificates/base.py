@@ -12,9 +12,9 @@ from torch import Tensor
 
 from wassertight.inputs import check_inputs, check_weights
 from wassertight.queries import ModelQueries
-from wassertight.threats import ThreatModel
+from wassertight.threats import ImageWasserstein, ThreatModel
 from wassertight.transport import FlipDistances
-from wassertight.types import Model, Passes, Progress, Status
+from wassertight.types import Model, Passes, Progress, Status, ThreatError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +126,7 @@ class CertificateMethod(Protocol):
             UnsupportedLayerError: the model has an operation that cannot be bounded; it is named.
         """
         begun = time.perf_counter()
+        check_ball_of_norm(self.name, threat)
         x, y = check_inputs(x, y, threat.bounds)
         mass = check_weights(weights, len(x)).to(x.device)
         with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
@@ -142,10 +143,20 @@ class CertificateMethod(Protocol):
         radii[right] = proved.radii.to(radii)
         found = FlipDistances.certified(radii, mass, closed=True)
         return Certificate(
-            method=self.name, threat=threat, accuracy=found.accuracy(threat.p, threat.radius), radii=found,
+            method=self.name, threat=threat, accuracy=found.accuracy(threat.order, threat.radius), radii=found,
             assumptions=proved.assumptions, status=proved.status, steps=proved.steps, converged=proved.converged,
             passes=proved.passes, seconds=time.perf_counter() - begun,
         )  # fmt: skip
+
+
+def check_ball_of_norm(method: str, threat: ThreatModel) -> None:
+    """Refuse threats whose distance is no norm: a bound over a norm's ball says nothing about them.
+
+    Raises:
+        ThreatError: for light moving inside images.
+    """
+    if isinstance(threat, ImageWasserstein):
+        raise ThreatError(f"{method!r} certifies balls of a norm such as W1-Linf@8/255; got {threat.name}")
 
 
 def no_upper(n: int) -> Tensor:

@@ -25,6 +25,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from wassertight.certificates.base import check_ball_of_norm
 from wassertight.certificates.growth import GrowthBound
 from wassertight.certificates.lipschitz.norms import product_bounds
 from wassertight.certificates.lipschitz.steps import logit_differences, loss_slopes
@@ -125,6 +126,7 @@ class LossBound:
             UnsupportedLayerError: the model has an operation that cannot be bounded; it is named.
         """
         begun = time.perf_counter()
+        check_ball_of_norm("loss-bound", threat)
         x, y = check_inputs(x, y, threat.bounds)
         mass = check_weights(weights, len(x)).to(x.device)
         loss, r, p, radius = _name(self.loss), threat.r, threat.p, threat.radius

@@ -16,6 +16,9 @@ _THREATS = (
     ("W1-Linf@8/255", "the mean distance moved is at most the radius: few samples may move far"),
     ("W2-Linf@8/255", "the root mean square distance is at most the radius"),
     ("W2-L2@0.5", "the same with Euclidean ground distance; L1 likewise"),
+    ("image-W1@0.1", "light moves inside every image: a tenth of it by one pixel; nothing above white"),
+    ("image-W1-L1-k7-free@0.1", "the same with Manhattan distance, a 7 x 7 window for attacks, no cap at white"),
+    ("W1-image-W1@0.1", "the mean of that distance over the images is at most the radius"),
     ("W1-Linf@1/255,2/255,4/255", "several radii at once; one attack and one certificate serve them all"),
 )
 

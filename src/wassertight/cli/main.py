@@ -178,6 +178,7 @@ app.command(
         "wassertight certify -t W1-Linf@0.01,0.02,0.05 -t W2-Linf@0.01,0.02 -t Linf@0.05",
         "wassertight certify -t W1-Linf@0.02 --n 0 --population --confidence 0.99",
         "wassertight certify -t W1-Linf@0.02 --label-cost 0.1",
+        "wassertight certify --method wasserstein-smoothing -t image-W1@0.005,0.01 --sigma 0.01 --n-draws 10000",
         "wassertight certify --loss cross-entropy -t W1-Linf@0.01 -t W2-Linf@0.01",
         "wassertight certify --method interval -m mypackage.nets:build -d test.npz -t Linf@2/255 --json",
     )

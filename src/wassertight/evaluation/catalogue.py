@@ -28,6 +28,7 @@ class Method:
         reference: arXiv id of the paper it implements or starts from.
         norms: orders r of the ground norm it takes.
         orders: which Wasserstein orders p it takes: "any p >= 1", "p = inf" or "p > 1".
+        images: whether it is for light moving inside images (image-W1@0.1) instead of balls of a norm.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     reference: str
     norms: tuple[float, ...] = _ALL
     orders: str = _ANY_ORDER
+    images: bool = False
 
     def build(self, options: Mapping[str, Any] | None = None) -> Any:
         """The method with its preset and the caller's settings.
@@ -66,6 +68,13 @@ class Method:
         Raises:
             ThreatError: naming a method that takes it.
         """
+        if self.images != threat.ground.startswith("image"):
+            fitting = (
+                "image-space threats such as image-W1@0.01" if self.images else "balls of a norm such as W1-Linf@8/255"
+            )
+            raise ThreatError(f"{self.kind} {self.name!r} is for {fitting}; got {threat.name}")
+        if self.images:
+            return
         if threat.r not in self.norms:
             names = ", ".join("Linf" if math.isinf(r) else f"L{r:g}" for r in self.norms)
             raise ThreatError(f"{self.kind} {self.name!r} takes the ground norms {names}; got {threat.name}")
@@ -89,69 +98,28 @@ def _attack(name: str, attribute: str, description: str, reference: str, **rest:
     return Method(name=name, kind="attack", target=target, description=description, reference=reference, **rest)
 
 
-def _certificate(name: str, target: str, description: str, reference: str) -> Method:
-    return Method(
-        name=name,
-        kind="certificate",
-        target=f"wassertight.certificates:{target}",
-        description=description,
-        reference=reference,
-    )
+def _certificate(name: str, attribute: str, reference: str, description: str, **rest: Any) -> Method:
+    target = f"wassertight.certificates:{attribute}"
+    return Method(name=name, kind="certificate", target=target, description=description, reference=reference, **rest)
 
 
 _ATTACKS = (
-    _attack(
-        "wda++",
-        "WDAPlusPlus",
-        "nearest flips by our minimum-norm search, bought by the exact knapsack (default)",
-        "2510.10000",
-    ),
-    _attack(
-        "wda++-reference",
-        "WDAPlusPlus",
-        "WDA++ as released, step by step; the yardstick for wda++",
-        "2510.10000",
-        preset={"mode": "reference"},
-    ),
-    _attack(
-        "wda",
-        "WDA",
-        "ascent towards a probed class at a stretched radius, then pull-back and exact allocation",
-        "2510.10000",
-    ),
-    _attack(
-        "wda-reference",
-        "WDA",
-        "WDA as released, mixed with weight stretch**-p",
-        "2510.10000",
-        preset={"mode": "reference"},
-    ),
-    _attack(
-        "a3-wda",
-        "A3",
-        "adaptive restarts with learnt directions, WDA inside",
-        "2510.10000",
-        preset={"inner": "wda"},
-        orders=_POINTWISE,
-    ),
-    _attack(
-        "a3-wda-reference",
-        "A3",
-        "A3-WDA with the released last-iterate climb",
-        "2510.10000",
-        preset={"inner": "wda", "mode": "reference"},
-        orders=_POINTWISE,
-    ),
-    _attack(
-        "a3",
-        "A3",
-        "adaptive auto attack: restarts with learnt directions, hard samples discarded",
-        "2203.05154",
-        orders=_POINTWISE,
-    ),
-    _attack(
-        "min-norm", "MinimumNorm", "nearest misclassified points along the decision boundary", "2102.12827, 1907.02044"
-    ),
+    _attack("wda++", "WDAPlusPlus",
+        "nearest flips by our minimum-norm search, bought by the exact knapsack (default)", "2510.10000"),
+    _attack("wda++-reference", "WDAPlusPlus",
+        "WDA++ as released, step by step; the yardstick for wda++", "2510.10000", preset={"mode": "reference"}),
+    _attack("wda", "WDA",
+        "ascent towards a probed class at a stretched radius, then pull-back and exact allocation", "2510.10000"),
+    _attack("wda-reference", "WDA",
+        "WDA as released, mixed with weight stretch**-p", "2510.10000", preset={"mode": "reference"}),
+    _attack("a3-wda", "A3",
+        "adaptive restarts with learnt directions, WDA inside", "2510.10000", preset={"inner": "wda"}, orders=_POINTWISE),
+    _attack("a3-wda-reference", "A3",
+        "A3-WDA with the released last-iterate climb", "2510.10000", preset={"inner": "wda", "mode": "reference"}, orders=_POINTWISE),
+    _attack("a3", "A3",
+        "adaptive auto attack: restarts with learnt directions, hard samples discarded", "2203.05154", orders=_POINTWISE),
+    _attack("min-norm", "MinimumNorm",
+        "nearest misclassified points along the decision boundary", "2102.12827, 1907.02044"),
     _attack("fmn", "FMN", "fast minimum norm: normalised steps, a radius that follows success", "2102.12827"),
     _attack("ddn", "DDN", "decoupled direction and norm", "1811.09600", norms=(2.0,)),
     _attack("pdpgd", "PDPGD", "primal-dual proximal gradient descent", "2106.01538"),
@@ -159,81 +127,71 @@ _ATTACKS = (
     _attack("fab-t", "FAB", "its targeted version, nine classes", "1907.02044", preset={"targets": 9}),
     _attack("deepfool", "DeepFool", "walk to the nearest linearised boundary until the class changes", "1511.04599"),
     _attack("apgd-bisect", "BisectedAPGD", "APGD-T at a bisected radius of every sample", "2003.01690"),
-    _attack(
-        "w-fgsm",
-        "FGSM",
-        "one first-order optimal step of the whole batch under a shared budget",
-        "2306.09844",
-        orders=_ABOVE_ONE,
-    ),
-    _attack(
-        "w-fgsm-reference", "FGSM", "W-FGSM as published", "2306.09844", preset={"mode": "reference"}, orders=_ABOVE_ONE
-    ),
-    _attack(
-        "w-pgd",
-        "PGD",
-        "projected ascent of the whole batch, then pull-back and exact allocation",
-        "2306.09844",
-        orders=_ABOVE_ONE,
-    ),
-    _attack(
-        "w-pgd-reference",
-        "PGD",
-        "W-PGD as published: scaling projection, best common iterate",
-        "2306.09844",
-        preset={"mode": "reference"},
-        orders=_ABOVE_ONE,
-    ),
+    _attack("w-fgsm", "FGSM",
+        "one first-order optimal step of the whole batch under a shared budget", "2306.09844", orders=_ABOVE_ONE),
+    _attack("w-fgsm-reference", "FGSM",
+        "W-FGSM as published", "2306.09844", preset={"mode": "reference"}, orders=_ABOVE_ONE),
+    _attack("w-pgd", "PGD",
+        "projected ascent of the whole batch, then pull-back and exact allocation", "2306.09844", orders=_ABOVE_ONE),
+    _attack("w-pgd-reference", "PGD",
+        "W-PGD as published: scaling projection, best common iterate", "2306.09844", preset={"mode": "reference"}, orders=_ABOVE_ONE),
     _attack("fgsm", "FGSM", "one signed step of the whole radius", "1412.6572", orders=_POINTWISE),
     _attack("pgd", "PGD", "projected gradient ascent on the loss", "1706.06083", orders=_POINTWISE),
     _attack("apgd-ce", "APGD", "auto-PGD on the cross-entropy", "2003.01690", orders=_POINTWISE),
-    _attack(
-        "apgd-dlr",
-        "APGD",
-        "auto-PGD on the difference of logits ratio",
-        "2003.01690",
-        preset={"loss": "dlr"},
-        orders=_POINTWISE,
-    ),
-    _attack(
-        "apgd-t",
-        "APGD",
-        "auto-PGD on the targeted ratio, nine classes",
-        "2003.01690",
-        preset={"targets": 9},
-        orders=_POINTWISE,
-    ),
+    _attack("apgd-dlr", "APGD",
+        "auto-PGD on the difference of logits ratio", "2003.01690", preset={"loss": "dlr"}, orders=_POINTWISE),
+    _attack("apgd-t", "APGD",
+        "auto-PGD on the targeted ratio, nine classes", "2003.01690", preset={"targets": 9}, orders=_POINTWISE),
     _attack("square", "Square", "random search with squares, no gradients", "1912.00049", orders=_POINTWISE),
-    _attack(
-        "autoattack", "AutoAttack", "APGD-CE, APGD-T, FAB-T and Square in that order", "2003.01690", orders=_POINTWISE
-    ),
-)
+    _attack("autoattack", "AutoAttack",
+        "APGD-CE, APGD-T, FAB-T and Square in that order", "2003.01690", orders=_POINTWISE),
+    *(_attack(name, attribute, f"moving light: {description}", reference, images=True, preset=preset)
+      for name, attribute, description, reference, preset in (
+        ("frank-wolfe", "FrankWolfe", "Frank-Wolfe with exact oracle and prices at the cap (default there)", "2008.02883", {}),
+        ("frank-wolfe-reference", "FrankWolfe", "Frank-Wolfe with the published entropic oracle", "2008.02883",
+         {"mode": "reference", "steps": 300}),
+        ("frank-wolfe-distance", "TransportDistance", "least radius of every image by bisection, for average budgets",
+         "2008.02883", {}),
+        ("dual-projection", "DualProjection", "projected gradient ascent on plans, prices at the cap", "2008.02883", {}),
+        ("dual-projection-reference", "DualProjection", "the same with the published constants", "2008.02883",
+         {"mode": "reference", "steps": 300}),
+        ("sinkhorn-pgd", "SinkhornPGD", "gradient ascent on pixels, projected Sinkhorn", "1902.07906, 2004.12478", {}),
+        ("sinkhorn-pgd-wong", "SinkhornPGD", "projected Sinkhorn with Wong et al.'s sign steps", "1902.07906",
+         {"rule": "sign", "rate": 0.1, "rounds": 400}),
+        ("sinkhorn-pgd-hu", "SinkhornPGD", "projected Sinkhorn with Hu et al.'s steps", "2004.12478",
+         {"rule": "largest", "rate": 0.06, "rounds": 400}),
+    )),
+)  # fmt: skip
+_PUBLISHED = {"tight": False, "n": 10_000, "alpha": 0.05}
 _CERTIFICATES = (
-    _certificate("crown", "LinearPropagation", "backward linear bounds over ball and box (default)", "1811.00866"),
-    _certificate(
-        "auto", "Auto", "crown, then branch and bound only on samples that can still move the value", "2103.06624"
-    ),
-    _certificate("bab", "BranchAndBound", "optimised slopes and branch and bound on every sample", "2103.06624"),
-    _certificate(
-        "input-split",
-        "InputSplit",
-        "crown, then division of the input, for few coordinates and smooth networks",
-        "2103.06624",
-    ),
-    _certificate(
-        "forward",
-        "ForwardPropagation",
-        "linear forms pushed forward, for wide layers and few coordinates of the input",
-        "2002.12920",
-    ),
-    _certificate("crown-ibp", "CrownIBP", "intervals inside, backward linear bounds of the margins", "1906.06316"),
-    _certificate(
-        "interval",
-        "IntervalPropagation",
-        "interval bounds: cheap, tight only for networks trained for them",
-        "1810.12715",
-    ),
-)
+    _certificate("crown", "LinearPropagation", "1811.00866", "backward linear bounds over ball and box (default)"),
+    _certificate("auto", "Auto", "2103.06624",
+        "crown, then branch and bound only on samples that can still move the value"),
+    _certificate("bab", "BranchAndBound", "2103.06624", "optimised slopes and branch and bound on every sample"),
+    _certificate("input-split", "InputSplit", "2103.06624",
+        "crown, then division of the input, for few coordinates and smooth networks"),
+    _certificate("forward", "ForwardPropagation", "2002.12920",
+        "linear forms pushed forward, for wide layers and few coordinates of the input"),
+    _certificate("crown-ibp", "CrownIBP", "1906.06316", "intervals inside, backward linear bounds of the margins"),
+    _certificate("interval", "IntervalPropagation", "1810.12715",
+        "interval bounds: cheap, tight only for networks trained for them"),
+    *(_certificate(*row, images=True, preset=preset) for row, preset in (
+        (("wasserstein-smoothing", "GaussianFlowSmoothing", "1910.10783",
+          "moving light: Gaussian noise on flows, effective resistance, light of each pixel"), {}),
+        (("wasserstein-smoothing-reference", "LaplaceFlowSmoothing", "1910.10783",
+          "moving light: Laplace noise on flows, as published"), _PUBLISHED),
+        (("laplace-flow", "LaplaceFlowSmoothing", "1910.10783", "moving light: Laplace noise on flows, tight"), {}),
+        (("zonotope-flow", "ZonotopeFlowSmoothing", "1910.10783", "moving light: uniform noise on the flow zonotope"), {}),
+        (("deterministic-flow", "DeterministicFlowSmoothing", "2103.10834",
+          "moving light: rounded block sums, exact votes, no sampling"), {}),
+        (("pixel-gauss", "GaussianPixelSmoothing", "1902.02918", "moving light: Gaussian noise on pixels"), {}),
+        (("pixel-laplace", "LaplacePixelSmoothing", "1910.10783", "moving light: Laplace noise on pixels"), {}),
+        (("pixel-uniform", "UniformPixelSmoothing", "2002.08118", "moving light: uniform noise on pixels"), {}),
+        (("pixel-splitting", "SplittingSmoothing", "2103.10834", "moving light: splitting noise on pixels (SSN)"), {}),
+        (("pixel-splitting-exact", "DeterministicSplittingSmoothing", "2103.10834",
+          "moving light: all shifts of one grid, exact votes, 8-bit images (DSSN)"), {}),
+    )),
+)  # fmt: skip
 
 
 _STUDIES = tuple(
@@ -272,7 +230,7 @@ def attack_methods() -> tuple[Method, ...]:
 def certificate_methods() -> tuple[Method, ...]:
     """All certificates, the default first.
 
-    >>> [method.name for method in certificate_methods()]
+    >>> [method.name for method in certificate_methods() if not method.images]
     ['crown', 'auto', 'bab', 'input-split', 'forward', 'crown-ibp', 'interval']
     """
     return _CERTIFICATES

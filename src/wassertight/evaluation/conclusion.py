@@ -18,10 +18,13 @@ from wassertight.evaluation.store import Outcome
 from wassertight.evaluation.summaries import Known, draw_curves, summarise_brackets, summarise_distances
 from wassertight.queries import ModelQueries
 from wassertight.records import Audit, Flag, PassCount, Record, Result, Seconds
-from wassertight.threats import ThreatModel
+from wassertight.threats import ImageWasserstein, ThreatModel
 from wassertight.transport import DiscreteMeasure, FlipDistances
+from wassertight.transport.exact import image_flow
 from wassertight.types import AuditError, Status
 
+_DRAWN = 6
+"""Images whose moving light is kept for the picture."""
 _ROUNDING = 1e-6
 """Relative excess of a certified radius over an attack distance that is rounding, not a contradiction."""
 
@@ -79,7 +82,7 @@ def conclude_run(
         found = _attacked(plan, queries, attack, stages["attack"], threat, known, findings)
         accuracy = float(right.double().mean())
         attacked = None if found is None else min(found.accuracy, accuracy)
-        certified = None if known.certified is None else known.certified.accuracy(threat.p, threat.radius)
+        certified = None if known.certified is None else known.certified.accuracy(threat.order, threat.radius)
         if attacked is not None and certified is not None:
             if certified > attacked + _ROUNDING:
                 findings.add(1, f"{threat.name}: certified accuracy {certified} is above the attacked one, {attacked}")
@@ -89,7 +92,7 @@ def conclude_run(
         results.append(
             Result(
                 threat=threat.name,
-                p=threat.p,
+                p=threat.order,
                 r=threat.r,
                 radius=threat.radius,
                 clean=accuracy,
@@ -104,6 +107,7 @@ def conclude_run(
         )
         if found is not None:
             arrays |= _law(found.measure, index)
+    arrays |= _flows(plan, norms)
     summaries = {norm_label(r): summarise_distances(known, right) for r, known in norms.items()}
     record = Record(
         command=plan.command,
@@ -132,7 +136,7 @@ def conclude_run(
 
 def _stage(plan: Plan, kind: str, threat: ThreatModel) -> str | None:
     for unit in plan.units("attack" if kind == "attack" else "certificate"):
-        same = (unit.threat.p, unit.threat.radius) == (threat.p, threat.radius)
+        same = (unit.threat.order, unit.threat.radius) == (threat.order, threat.radius)
         if unit.threat.r == threat.r and (unit.shared or same):
             return unit.stage
     return None
@@ -156,7 +160,7 @@ def _pool(
             nearer = distances < known.attacked.values
             known.points = torch.where(_wide(nearer, points), points, known.points)
             known.attacked = FlipDistances.attacked(torch.minimum(distances, known.attacked.values))
-    stage = f"certificate-{norm_label(r)}"
+    stage = f"certificate-{threat.ground}"
     if stage in certificate.outcomes:
         radii = certificate.joined(stage, "radii").to(plan.x.device)
         closed = all(outcome.facts["closed"] for outcome in certificate.outcomes[stage])
@@ -224,6 +228,18 @@ def _arrays(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in arrays.items()}
 
 
+def _flows(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
+    """Image threats: how light moves in the first few flips, for the picture."""
+    known, threat = next(iter(norms.values())), plan.threats[0]
+    if not isinstance(threat, ImageWasserstein) or known.attacked is None or known.points is None:
+        return {}
+    found = known.attacked.values
+    rows = (torch.isfinite(found) & (found > 0)).nonzero().squeeze(1)[:_DRAWN]
+    if len(rows) == 0:
+        return {}
+    return {"flow": image_flow(plan.x[rows], known.points[rows], r=threat.r), "flow.images": rows.cpu()}
+
+
 def _law(measure: DiscreteMeasure, index: int) -> dict[str, Tensor]:
     """The worst-case law of one result: mass and source of every atom; its place follows from `z` or is stored."""
     return {
@@ -235,7 +251,7 @@ def _law(measure: DiscreteMeasure, index: int) -> dict[str, Tensor]:
 
 def _masking(plan: Plan, norms: Mapping[float, Known], right: Tensor) -> list[Flag]:
     bounds, features = plan.threats[0].bounds, plan.x[0].numel()
-    if bounds is None:
+    if bounds is None or isinstance(plan.threats[0], ImageWasserstein):
         return []
     half = (bounds[1] - bounds[0]) / 2
     attacked = {norm_label(r): known.attacked.values[right] for r, known in norms.items() if known.attacked is not None}

@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from wassertight import __version__
 from wassertight.data import as_tensors
 from wassertight.evaluation.catalogue import find_method
+from wassertight.evaluation.run_threats import defaults_for_images
+from wassertight.evaluation.run_threats import resolve_threats as resolve_threats
+from wassertight.evaluation.run_threats import shared_threat as shared_threat
 from wassertight.inputs import check_inputs
 from wassertight.queries import Averaged
-from wassertight.threats import PointwiseBall, ThreatModel, parse
+from wassertight.threats import ImageWasserstein, ThreatModel
 from wassertight.types import Bounds, InputError, Model
 
 PRESETS = ("quick", "strong", "auto")
 """About 100 passes a sample; about 2,000; quick first, then strong where the bracket is open and matters."""
-_CERTIFICATE_UNIT = 32
-"""Certificates are slow and treat samples one by one: small units lose little when a run is killed."""
+_CERTIFICATE_UNIT = 32  # certificates are slow: small units lose little when a run is killed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,8 @@ class Unit:
     @property
     def stage(self) -> str:
         """Name of the stage the unit belongs to; unique for a run directory."""
-        norm = norm_label(self.threat.r)
-        return f"{self.kind}-{norm}" if self.shared else f"{self.kind}-W{self.threat.p:g}-{norm}@{self.threat.radius!r}"
+        ground, order = self.threat.ground, self.threat.order
+        return f"{self.kind}-{ground}" if self.shared else f"{self.kind}-W{order:g}-{ground}@{self.threat.radius!r}"
 
     @property
     def key(self) -> str:
@@ -94,11 +96,11 @@ class Plan:
                 unit = Unit(
                     kind=kind, threat=threat, shared=shared, start=start, stop=min(start + size, len(self.x)), seed=0
                 )
-                yield dataclasses.replace(unit, seed=_derived_seed(self.seed, unit.key))
+                yield dataclasses.replace(unit, seed=derived_seed(self.seed, unit.key))
 
     def default_directory(self, parent: str | Path = "runs") -> Path:
         """`runs/<model>-<data>-<hash>`: the same command finds the same directory again."""
-        named = [(t.p, t.r, t.radius) for t in self.threats]
+        named = [(t.ground, t.order, t.radius) for t in self.threats]
         text = json.dumps([self.command, self.configuration, str(named)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return Path(parent) / f"{_slug(self.model_name)}-{_slug(self.data_name)}-{digest}"
@@ -131,6 +133,8 @@ def make_plan(
     if attack is None and certificate is None:
         raise InputError("nothing to do: give an attack, a certificate, or both")
     threats = resolve_threats(threat, bounds)
+    if isinstance(threats[0], ImageWasserstein):
+        attack, certificate = defaults_for_images(threats, attack, certificate)
     attack_options = with_preset(attack, attack_options, preset)
     attack, attack_name = _method("attack", attack, attack_options, threats)
     certificate, certificate_name = _method("certificate", certificate, certificate_options, threats)
@@ -151,7 +155,7 @@ def make_plan(
         "seed": seed,
         "batch_size": batch_size,
         "device": place.type,
-        "bounds": None if threats[0].bounds is None else list(threats[0].bounds),
+        "bounds": None if threats[0].bounds is None else [_finite(end) for end in threats[0].bounds],
         "preset": preset,
         "draws": draws,
         "attack": _settings(attack_name, attack),
@@ -195,30 +199,6 @@ def with_preset(attack: Any, options: Mapping[str, Any] | None, preset: str | No
     return {**(options or {}), "passes": "quick" if preset == "auto" else preset}
 
 
-def resolve_threats(
-    threat: str | ThreatModel | Sequence[str | ThreatModel], bounds: Bounds = (0.0, 1.0)
-) -> tuple[ThreatModel, ...]:
-    """Threats from strings, objects, or a list of both; duplicates once, order kept.
-
-    >>> [ball.name for ball in resolve_threats(["W1-L2@0.1,0.2", "L2@0.1"])]
-    ['W1-L2@0.1', 'W1-L2@0.2', 'L2@0.1']
-    """
-    entries: list[Any] = [threat] if isinstance(threat, str) or not isinstance(threat, Sequence) else list(threat)
-    found: list[ThreatModel] = []
-    for entry in entries:
-        if isinstance(entry, str):
-            found.extend(parse(entry, bounds))
-        elif all(hasattr(entry, name) for name in ("radius", "p", "r", "bounds", "cost")):
-            found.append(entry)
-        else:
-            raise InputError(f"a threat is a string such as 'W1-Linf@8/255' or a threat object, got {entry!r}")
-    if not found:
-        raise InputError("no threat given; an example: 'W1-Linf@8/255'")
-    if any(one.bounds != found[0].bounds for one in found):
-        raise InputError(f"all threats of a run need the same bounds, got {sorted({str(one.bounds) for one in found})}")
-    return tuple({(one.p, one.r, one.radius): one for one in found}.values())
-
-
 def resolve_device(device: str | torch.device, model: Model) -> torch.device:
     """The device of a run: "auto" is CUDA for modules where there is one, else where the model lies, else the CPU."""
     if str(device) == "auto":
@@ -234,11 +214,6 @@ def resolve_device(device: str | torch.device, model: Model) -> torch.device:
             f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'"
         ) from error
     return place
-
-
-def shared_threat(threats: Sequence[ThreatModel], r: float) -> ThreatModel:
-    """A stand-in for all threats of a norm, for methods that look only at norm and box."""
-    return PointwiseBall(radius=1.0, r=r, bounds=threats[0].bounds)
 
 
 def norm_label(r: float) -> str:
@@ -291,7 +266,12 @@ def _settings(name: str | None, method: Any) -> dict[str, Any] | None:
     return {"name": name, **json.loads(json.dumps(values, default=str))}
 
 
-def _derived_seed(seed: int, key: str) -> int:
+def _finite(end: float) -> float | str:
+    return end if math.isfinite(end) else str(end)
+
+
+def derived_seed(seed: int, key: str) -> int:
+    """The seed of one piece of work."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big") % (2**31)
 
 

@@ -35,10 +35,10 @@ def open_samples(found: Tensor, proved: Tensor, threats: Sequence[ThreatModel]) 
     ajar = (found > proved * (1 + _CLOSED)) & (found > 0)
     matters = torch.zeros_like(ajar)
     for threat in threats:
-        if math.isinf(threat.p):
+        if math.isinf(threat.order):
             matters |= (proved < threat.radius) & (found > threat.radius)
         else:
-            bought = FlipDistances.attacked(found).allocate(threat.p, threat.radius).threshold
+            bought = FlipDistances.attacked(found).allocate(threat.order, threat.radius).threshold
             matters |= proved < bought
     return ajar & matters
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from wassertight.attacks import Problem
 from wassertight.certificates import Auto
+from wassertight.certificates.smoothing import Smoother
 from wassertight.evaluation.certify import certify_units, no_certificate, probe, uppers
 from wassertight.evaluation.conclusion import Side, conclude_run
 from wassertight.evaluation.plan import Plan, Unit, make_plan
@@ -20,6 +21,7 @@ from wassertight.evaluation.refine import refine
 from wassertight.evaluation.result import Report
 from wassertight.evaluation.sanity import check_answers, class_flags, mode_flags, model_flags
 from wassertight.evaluation.sharpen import sharpen
+from wassertight.evaluation.smoothed import execute_smoothed
 from wassertight.evaluation.store import Outcome, Store, Watch
 from wassertight.evaluation.units import carry_out
 from wassertight.evaluation.watching import watching
@@ -115,6 +117,8 @@ def benchmark(
 
 def execute(plan: Plan, *, run_dir: str | Path | None = None, progress: bool | Watch = True) -> Report:
     """Do the units of a plan that are not done yet, then conclude and store the record."""
+    if isinstance(plan.certificate, Smoother):
+        return execute_smoothed(plan, run_dir=run_dir, progress=progress)
     store = Store(None if run_dir is None else Path(run_dir))
     flags = mode_flags(plan.model)
     with _placed(plan.model, plan.device), ModelQueries(plan.model, batch_size=plan.batch_size) as queries:

@@ -87,4 +87,4 @@ def summarise_brackets(threats: Sequence[ThreatModel], norms: Mapping[float, Kno
 
 
 def _orders(threats: Sequence[ThreatModel], r: float) -> list[float]:
-    return sorted({1.0, 2.0, math.inf} | {float(threat.p) for threat in threats if threat.r == r})
+    return sorted({1.0, 2.0, math.inf} | {float(threat.order) for threat in threats if threat.r == r})

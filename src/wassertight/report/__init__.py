@@ -1,7 +1,20 @@
 """Showing: terminal tables, figures and the report page, from records only; imports neither torch nor an attack."""
 
+from wassertight.report.flows import flow_figure, save_flow_figure
 from wassertight.report.page import write_page
 from wassertight.report.plots import bracket_figure, save_figure
+from wassertight.report.radii import radii_figure, save_radii_figure
 from wassertight.report.tables import brackets_table, claim_table, results_table
 
-__all__ = ["bracket_figure", "brackets_table", "claim_table", "results_table", "save_figure", "write_page"]
+__all__ = [
+    "bracket_figure",
+    "brackets_table",
+    "claim_table",
+    "flow_figure",
+    "radii_figure",
+    "results_table",
+    "save_figure",
+    "save_flow_figure",
+    "save_radii_figure",
+    "write_page",
+]

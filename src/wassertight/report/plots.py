@@ -59,7 +59,11 @@ def bracket_figure(record: Record) -> Figure:
 
 def save_figure(record: Record, stem: str | Path) -> list[Path]:
     """Write the bracket figure as stem.pdf, stem.svg and stem.png (300 dpi); returns the paths."""
-    figure = bracket_figure(record)
+    return write_figure(bracket_figure(record), stem)
+
+
+def write_figure(figure: Figure, stem: str | Path) -> list[Path]:
+    """Write a figure as stem.pdf, stem.svg and stem.png (300 dpi); returns the paths."""
     paths = []
     with mpl.rc_context(_STYLE):
         for suffix in ("pdf", "svg", "png"):
@@ -69,6 +73,14 @@ def save_figure(record: Record, stem: str | Path) -> list[Path]:
             figure.savefig(path, dpi=300, metadata=stamp)
             paths.append(path)
     return paths
+
+
+def ground_name(record: Record, r: float) -> str:
+    """Name of the distance behind a curve: that of a norm, or, for light moving inside images, as in the threat."""
+    for result in record.results:
+        if "image-" in result.threat:
+            return result.threat[result.threat.index("image-") :].split("@")[0]
+    return "Linf" if math.isinf(r) else f"L{r:g}"
 
 
 def _panels(record: Record) -> list[list[Curve]]:
@@ -83,7 +95,7 @@ def _panels(record: Record) -> list[list[Curve]]:
 
 def _panel(axis: Axes, record: Record, curve: Curve) -> None:
     results = [result for result in record.results if result.r == curve.r]
-    norm = "Linf" if math.isinf(curve.r) else f"L{curve.r:g}"
+    norm = ground_name(record, curve.r)
     orders = sorted({other.p for other in record.curves} - set(_COLOURS))
     colour = _COLOURS.get(curve.p) or _OTHERS[orders.index(curve.p) % len(_OTHERS)]
     clean, top = 100 * record.results[0].clean, curve.radii[-1]
@@ -106,7 +118,8 @@ def _panel(axis: Axes, record: Record, curve: Curve) -> None:
     _radius_ticks(axis, [result.radius for result in results], top)
     mean = _MEAN.get(curve.p, f"order-{curve.p:g} mean of the {{norm}} distance").format(norm=norm)
     box = record.settings.get("bounds")
-    unit = f"inputs in [{box[0]:g}, {box[1]:g}]" if isinstance(box, list) and len(box) == 2 else "in input units"
+    unit = f"inputs in [{box[0]}, {box[1]}]" if isinstance(box, list) and len(box) == 2 else "in input units"
+    unit = "shares of an image's light x grid steps" if norm.startswith("image") else unit.replace(".0", "")
     axis.set_xlabel(f"radius: {mean} moved\n({unit})", fontsize=8.5)
     axis.grid(axis="y", color="0.92", linewidth=0.7)
     axis.set_axisbelow(True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from wassertight.records import Claim, Record, Result
+from wassertight.report.plots import ground_name
 
 COLUMNS = ("threat", "clean", "certified", "attacked", "gap", "passes / sample", "seconds")
 WIDTHS = ("over all radii", "widest gap", "at radius", "mean gap", "closed from radius", "tightness")
@@ -98,7 +99,7 @@ def _width_rows(record: Record) -> list[tuple[str, ...]]:
     for bracket in record.brackets:
         if (bracket.r, bracket.p) not in asked:
             continue
-        norm = "Linf" if math.isinf(bracket.r) else f"L{bracket.r:g}"
+        norm = ground_name(record, bracket.r)
         name = f"{norm} (pointwise)" if math.isinf(bracket.p) else f"W{bracket.p:g}-{norm}"
         closes = "never" if math.isinf(bracket.closes_at) else f"{bracket.closes_at:.3g}"
         tight = "-" if bracket.tightness is None else f"{bracket.tightness:.2f}"

@@ -2,8 +2,18 @@
 
 from wassertight.threats.audit import AuditReport, audit_measure
 from wassertight.threats.base import ThreatModel
+from wassertight.threats.image import ImageWasserstein
 from wassertight.threats.parsing import parse, threat
 from wassertight.threats.pointwise import PointwiseBall
 from wassertight.threats.wasserstein import WassersteinBall
 
-__all__ = ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"]
+__all__ = [
+    "AuditReport",
+    "ImageWasserstein",
+    "PointwiseBall",
+    "ThreatModel",
+    "WassersteinBall",
+    "audit_measure",
+    "parse",
+    "threat",
+]

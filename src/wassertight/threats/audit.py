@@ -10,7 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wassertight.threats.base import ThreatModel
+from wassertight.threats.image import ImageWasserstein
 from wassertight.transport import DiscreteMeasure
+from wassertight.transport.exact import image_distance
 from wassertight.types import Model
 
 
@@ -82,26 +84,33 @@ def audit_measure(
     moved, correct = [], []
     for start in range(0, len(atoms), batch_size):
         part = slice(start, start + batch_size)
-        difference = (atoms[part].double() - x[sources[part]].double()).flatten(1).abs()
-        if math.isinf(threat.r):
-            moved.append(difference.amax(1))
-        else:
-            moved.append((difference**threat.r).sum(1) ** (1 / threat.r))
+        moved.append(_moved(x[sources[part]], atoms[part], threat))
         logits = _answers(model, atoms[part])
         wrong = (logits.argmax(1) != y[sources[part]].to(logits.device)) & torch.isfinite(logits).all(1)
         correct.append(~wrong.to(x.device))
     distance, right = torch.cat(moved), torch.cat(correct)
     positive = mass > 0
-    if math.isinf(threat.p):
+    if math.isinf(threat.order):
         spent = float(distance[positive].max()) if bool(positive.any()) else 0.0
         allowed = threat.radius * (1 + 1e-6)
     else:
-        spent = float((mass[positive] * distance[positive] ** threat.p).sum()) ** (1 / threat.p)
+        spent = float((mass[positive] * distance[positive] ** threat.order).sum()) ** (1 / threat.order)
         allowed = threat.radius * (1 + 1e-9)
     if not spent <= allowed:
         violations.append(f"the measure costs {spent:.9g}, more than the radius {threat.radius:.9g}")
     accuracy = float((mass * right).sum())
     return AuditReport(accuracy=accuracy, spent=spent, violations=tuple(violations), correct=right)
+
+
+def _moved(x: Tensor, z: Tensor, threat: ThreatModel) -> Tensor:
+    """How far atoms are from their samples, float64: by the norm, or by exact transport on the full grid."""
+    if isinstance(threat, ImageWasserstein):
+        still = (z == x).flatten(1).all(1)
+        return torch.where(
+            still, 0.0, image_distance(x, torch.where(still[:, None, None, None], x, z), p=threat.p, r=threat.r)
+        )
+    difference = (z.double() - x.double()).flatten(1).abs()
+    return difference.amax(1) if math.isinf(threat.r) else (difference**threat.r).sum(1) ** (1 / threat.r)
 
 
 def _answers(model: Model, atoms: Tensor) -> Tensor:

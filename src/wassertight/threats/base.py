@@ -16,8 +16,9 @@ from wassertight.types import Bounds, ThreatError
 class ThreatModel(Protocol):
     """A ball of data laws the adversary may choose from. Inputs x and points z are batches (n, *features).
 
-    `p = inf` means that every sample has the whole radius to itself (the ordinary pointwise threat); for finite p
-    the samples of one call share a budget `mean(d**p) <= radius**p`.
+    For balls of a norm `order` is p: `p = inf` means that every sample has the whole radius to itself (the ordinary
+    pointwise threat); for finite p the samples of one call share a budget `mean(d**p) <= radius**p`. For light moving
+    inside images p belongs to the distance d itself, and `order` is a number of its own.
     """
 
     @property
@@ -26,6 +27,14 @@ class ThreatModel(Protocol):
     def p(self) -> float: ...
     @property
     def r(self) -> float: ...
+    @property
+    def order(self) -> float:
+        """How samples share the budget: inf - each has the whole radius; finite - `mean(d**order) <= radius**order`."""
+
+    @property
+    def ground(self) -> str:
+        """Name of the distance between samples: `Linf`, `image-W1`."""
+
     @property
     def bounds(self) -> Bounds: ...
     @property

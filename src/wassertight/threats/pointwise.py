@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wassertight.geometry import dual_direction, project_ball, project_box, sample_ball
+from wassertight.geometry import dual_direction, norm_name, project_ball, project_box, sample_ball
 from wassertight.threats.base import check_ball, threat_name
 from wassertight.transport import sample_distances
 from wassertight.types import Bounds
@@ -38,6 +38,14 @@ class PointwiseBall:
     @property
     def p(self) -> float:
         return math.inf
+
+    @property
+    def order(self) -> float:
+        return math.inf
+
+    @property
+    def ground(self) -> str:
+        return norm_name(self.r)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wassertight.geometry import conjugate, dual_direction, norm, project_ball, project_box, sample_ball
+from wassertight.geometry import conjugate, dual_direction, norm, norm_name, project_ball, project_box, sample_ball
 from wassertight.geometry.norms import per_sample
 from wassertight.threats.base import check_ball, threat_name
 from wassertight.threats.pointwise import PointwiseBall
@@ -51,6 +51,14 @@ class WassersteinBall:
             raise ThreatError(f"projection must be 'scaling' or 'euclidean', got {self.projection!r}")
         if self.projection == "euclidean" and self.r != 2 and not math.isinf(self.p):
             raise ThreatError(f"the euclidean projection onto a W_p ball is offered for L2 only, got r = {self.r}")
+
+    @property
+    def order(self) -> float:
+        return self.p
+
+    @property
+    def ground(self) -> str:
+        return norm_name(self.r)
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from wassertight.attacks.base import Found, Problem
 from wassertight.attacks.incumbent import Incumbent
 from wassertight.losses import margin
 from wassertight.queries import ModelQueries
-from wassertight.threats import ThreatModel
+from wassertight.threats import ImageWasserstein, ThreatModel
 from wassertight.types import Bounds, InputError, Status, ThreatError
 
 Search = Callable[[ModelQueries, Incumbent, ThreatModel, torch.Generator], int]
@@ -44,7 +44,9 @@ def nearest_flips(problem: Problem, search: Search) -> Found:
 
 
 def check_norm(threat: ThreatModel) -> None:
-    """Refuse ground norms without a projection."""
+    """Refuse distances that are no norm, and ground norms without a projection."""
+    if isinstance(threat, ImageWasserstein):
+        raise ThreatError(f"this attack takes balls of a norm; for {threat.name} use FrankWolfe or TransportDistance")
     if threat.r not in (1, 2, math.inf):
         raise ThreatError(f"minimum-norm attacks take the ground norms L1, L2 and Linf; got {threat.name}")
 
