@@ -32,7 +32,7 @@ def radii_figure(record: Record) -> Figure | None:
         _curves(right, record)
         noise = "exact votes" if facts["sigma"] is None else f"sigma {facts['sigma']:g}, {facts['n']:,} draws"
         model, data = (Path(name.rpartition("#")[2]).name for name in (record.model, record.data))
-        title = f"{model} on {data}, n = {record.n:,}: {record.methods['certificate']}, {noise}"
+        title = f"{model} on {data}, n = {record.n:,}\n{record.methods['certificate']}, {noise}"
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return figure
 
