@@ -13,7 +13,7 @@ PUBLIC = {
         "evaluation", "load_data", "load_model", "models", "report", "threat", "threats",
     ],
     "wassertight.attacks": [
-        "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "Attack", "AttackResult", "AutoAttack",
+        "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "ARMOR", "Penalty", "Reweighting", "Attack", "AttackResult", "AutoAttack",
         "BisectedAPGD", "DeepFool", "ExpectedLoss", "Found", "LossResult", "MinimumNorm", "Problem", "Square", "Support",
         "WDAPlusPlus", "compare_supports", "conclude",
     ],
@@ -21,15 +21,18 @@ PUBLIC = {
         "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "ConeAudit", "CrownIBP",
         "ForwardPropagation", "Gap", "GrowthBound", "InputSplit", "IntervalPropagation", "LinearPropagation",
         "LipschitzBounds", "LipschitzRow", "LossBound", "LossCertificate", "Population", "Proved", "Task",
-        "accuracy_curves", "area_under", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
+        "accuracy_curves", "area_under", "population_accuracy", "proved_accuracy", "reweighted_loss", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
         "local_lipschitz",
     ],
-    "wassertight.threats": ["AuditReport", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
+    "wassertight.threats": ["AuditReport", "Decomposition", "DivergenceBall", "moves_alone", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [
+        "KL", "AlphaDivergence", "Divergence", "Ending", "HardBall", "JointAllocation", "LearnedDual", "MoveCost", "PowerCost",
+        "Renyi", "SoftBall", "WorstWeights", "allocate_jointly", "divergence_named", "flip_table", "joint_curve",
+        "weights_at_price", "worst_error", "worst_weights",
         "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
         "sample_distances",
     ],
-    "wassertight.report": ["bracket_figure", "brackets_table", "claim_table", "results_table", "save_figure", "write_page"],
+    "wassertight.report": ["bracket_figure", "brackets_table", "claim_table", "freedoms_table", "heaviest_lines", "results_table", "save_figure", "write_page"],
     "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],
 }  # fmt: skip
 

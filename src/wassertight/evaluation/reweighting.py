@@ -76,7 +76,7 @@ def _family(ball: DivergenceBall) -> str:
         return f"{ball.divergence.name}, moves within {norm} {cost.reach:.3g}"
     if isinstance(cost, PowerCost):
         power = "" if cost.p == 1 else f"^{cost.p:g}"
-        return f"{ball.divergence.name}, moves at {cost.price:.3g} {norm}{power}"
+        return f"{ball.divergence.name}, moves priced {cost.price:.3g} x {norm}{power}"
     return f"{ball.divergence.name}, moves within {norm} {cost.reach:.3g}, softly ({cost.tau:.3g})"
 
 

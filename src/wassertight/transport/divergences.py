@@ -63,9 +63,9 @@ class AlphaDivergence:
         """Divergence of densities (..., n) from one."""
         return _value(self, density, mu)
 
-    def tilt(self, gaps: Tensor, mu: Tensor) -> Tensor:
-        """Tilt of the best density at price one."""
-        return tilt_to_price(gaps, self.order, mu, renyi=False)
+    def tilt(self, gaps: Tensor, mu: Tensor, near: Tensor | None = None) -> Tensor:
+        """Tilt of the best density at price one, searched from `near`."""
+        return tilt_to_price(gaps, self.order, mu, renyi=False, near=near)
 
     def price(self, density: Tensor, log_mean: Tensor, t: Tensor, mu: Tensor) -> Tensor:
         """Gain a unit of radius at tilt t: `E[e]**(a - 1) / t`."""
@@ -134,9 +134,9 @@ class Renyi:
         """Divergence of densities (..., n) from one."""
         return _value(self, density, mu)
 
-    def tilt(self, gaps: Tensor, mu: Tensor) -> Tensor:
-        """Tilt of the best density at price one."""
-        return tilt_to_price(gaps, self.moment, mu, renyi=True)
+    def tilt(self, gaps: Tensor, mu: Tensor, near: Tensor | None = None) -> Tensor:
+        """Tilt of the best density at price one, searched from `near`."""
+        return tilt_to_price(gaps, self.moment, mu, renyi=True, near=near)
 
     def price(self, density: Tensor, log_mean: Tensor, t: Tensor, mu: Tensor) -> Tensor:
         """Gain a unit of radius at tilt t: `E[e**a] / (t E[e])`."""

@@ -26,7 +26,7 @@ from wassertight.types import InputError
 
 _SLACK = 1e-9
 """Outward slack of a bound, relative to its size: the dual is evaluated in float64."""
-_HALVINGS, _DOUBLINGS = 50, 12
+_STEPS, _DOUBLINGS, _CLOSE = 200, 12, 1e-13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,6 @@ class JointAllocation:
     spent_transport: float
     ending: Ending
 
-    @property
-    def effective(self) -> float:
-        """Share of samples that carry the mean, `1 / E[w**2]` with equal masses."""
-        return float(1 / (self.density**2).mean())
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Solved:
@@ -74,19 +69,18 @@ class _Solved:
     ending: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _At:
-    """The best answer to prices lam (m, 1)."""
+    """The best answer to prices (m, 1)."""
 
     density: Tensor
     choice: Tensor
-    cost: Tensor
-    divergence: Tensor
-    bound: Tensor
+    spent: Tensor
+    tilt: Tensor
 
-    @property
-    def spent(self) -> Tensor:
-        return self.divergence + self.cost
+    def where(self, rows: Tensor, other: _At) -> _At:
+        """Mine in these rows (m, 1), the other's elsewhere."""
+        return _At(**{name: torch.where(rows, mine, getattr(other, name)) for name, mine in vars(self).items()})
 
 
 def allocate_jointly(
@@ -202,19 +196,28 @@ def _solve(loss: Tensor, cost: Tensor, limit: Tensor, divergence: Divergence, mu
             density=found.density, lower=choice, upper=choice, share=torch.zeros_like(found.density),
             price=found.price, bound=_outward(bound), ending=found.ending,
         )  # fmt: skip
-    full = _everything(loss, cost, divergence, mu)
+    full, top = _everything(loss, cost, divergence, mu)
     low, high = _bracket(loss, cost, limit, divergence, mu)
-    for _ in range(_HALVINGS):
-        middle = (low * high).sqrt()
-        over = _answer(middle, loss, cost, divergence, mu, limit).spent > limit
+    cheap, dear = (_answer(lam, loss, cost, divergence, mu) for lam in (low, high))
+    for step in range(_STEPS):
+        middle = ((low.log() + high.log()) / 2).exp()
+        if step % 2:  # a secant step, kept inside; it ends smooth cases, halving ends those with a jump
+            above, below = cheap.spent - limit, limit - dear.spent
+            part = (above / (above + below)).nan_to_num(0.5).clamp(1e-3, 1 - 1e-3)
+            middle = (low.log() + part * (high.log() - low.log())).exp()
+        at = _answer(middle, loss, cost, divergence, mu, dear.tilt)
+        over = at.spent > limit
         low, high = torch.where(over, middle, low), torch.where(over, high, middle)
-    cheap, dear = (_answer(lam, loss, cost, divergence, mu, limit) for lam in (low, high))
+        cheap, dear = at.where(over, cheap), at.where(~over, dear)
+        met = (limit - dear.spent <= _CLOSE * limit) | (high - low <= _CLOSE * high)
+        if bool(met.all()):
+            break
     mass = mu * dear.density
     step = torch.where(cheap.choice != dear.choice, _pick(cost, cheap.choice) - _pick(cost, dear.choice), 0.0)
     price = mass * step.clamp_min(0.0)
     left = (limit - dear.spent).clamp_min(0.0) - (price.cumsum(1) - price)
     share = torch.where(price > 0, (left / price.clamp_min(1e-300)).clamp(0.0, 1.0), 0.0)
-    bound = torch.minimum(cheap.bound, dear.bound)
+    bound = torch.minimum(*(_dual(lam, loss, cost, divergence, mu, limit) for lam in (low, high)))
     slack = (full.spent <= limit) & (limit > 0)
     none = limit == 0
     ending = torch.where(none, Ending.RADIUS_ZERO, torch.where(slack, Ending.SATURATED, Ending.SOLVED))
@@ -225,29 +228,37 @@ def _solve(loss: Tensor, cost: Tensor, limit: Tensor, divergence: Divergence, mu
         upper=torch.where(slack | none, lower, cheap.choice),
         share=torch.where(slack | none, 0.0, share),
         price=torch.where(slack, 0.0, torch.where(none, math.inf, high)).squeeze(1),
-        bound=_outward(torch.where(slack, full.bound, torch.where(none, (mu * free).sum(), bound)).squeeze(1)),
+        bound=_outward(torch.where(slack, top, torch.where(none, (mu * free).sum(), bound)).squeeze(1)),
         ending=ending.squeeze(1),
     )
 
 
-def _answer(lam: Tensor, loss: Tensor, cost: Tensor, divergence: Divergence, mu: Tensor, limit: Tensor) -> _At:
-    """Candidates and weights that answer a price, what they spend, and the dual value there."""
+def _answer(
+    lam: Tensor, loss: Tensor, cost: Tensor, divergence: Divergence, mu: Tensor, near: Tensor | None = None
+) -> _At:
+    """Candidates and weights that answer prices (m, 1), and what they spend."""
     value, choice = (loss[None] / lam[..., None] - cost[None]).max(2)
-    top, gaps, mass = gaps_below(value, mu)
-    return _weigh(top, gaps, mass, choice, lam, cost, divergence, limit)
+    _, gaps, mass = gaps_below(value, mu)
+    return _weigh(gaps, mass, choice, _pick(cost, choice), divergence, near)
 
 
 def _weigh(
-    top: Tensor, gaps: Tensor, mass: Tensor, choice: Tensor, lam: Tensor, cost: Tensor, divergence: Divergence, limit: Tensor
-) -> _At:  # fmt: skip
-    at = tilted(gaps, divergence.tilt(gaps, mass), divergence.moment, mass)
+    gaps: Tensor, mass: Tensor, choice: Tensor, cost: Tensor, divergence: Divergence, near: Tensor | None = None
+) -> _At:
+    tilt = divergence.tilt(gaps, mass, near)
+    at = tilted(gaps, tilt, divergence.moment, mass)
     spent = divergence.spend(moment_divergence(at.density, at.excess, divergence.moment, mass))
-    moved = (mass * torch.where(at.density > 0, at.density * _pick(cost, choice), 0.0)).sum(1, keepdim=True)
-    conjugate = divergence.conjugate(top - gaps, mass)[:, None]
-    return _At(at.density, choice, moved, spent, lam * limit + lam * conjugate)
+    moved = (mass * torch.where(at.density > 0, at.density * cost, 0.0)).sum(1, keepdim=True)
+    return _At(density=at.density, choice=choice, spent=spent + moved, tilt=tilt)
 
 
-def _everything(loss: Tensor, cost: Tensor, divergence: Divergence, mu: Tensor) -> _At:
+def _dual(lam: Tensor, loss: Tensor, cost: Tensor, divergence: Divergence, mu: Tensor, limit: Tensor) -> Tensor:
+    """The dual value at prices (m, 1)."""
+    value = (loss[None] / lam[..., None] - cost[None]).amax(2)
+    return lam * (limit + divergence.conjugate(value, mu.expand(value.shape))[:, None])
+
+
+def _everything(loss: Tensor, cost: Tensor, divergence: Divergence, mu: Tensor) -> tuple[_At, Tensor]:
     """All mass at the largest loss, as cheaply as it goes: the limit lam -> 0. Spends inf where that is impossible."""
     top = torch.where((mu[:, None] > 0) & cost.isfinite(), loss, -math.inf).max()
     least, choice = torch.where(loss == top, cost, math.inf).min(1)
@@ -255,11 +266,8 @@ def _everything(loss: Tensor, cost: Tensor, divergence: Divergence, mu: Tensor) 
     mass = mu[None]
     if divergence.moment <= 0 and bool(gaps.isinf().any()):
         infinite = torch.full((1, 1), math.inf, dtype=loss.dtype, device=loss.device)
-        return _At(torch.ones_like(mass), choice[None], infinite, infinite, top.expand(1, 1))
-    at = tilted(gaps, divergence.tilt(gaps, mass), divergence.moment, mass)
-    spent = divergence.spend(moment_divergence(at.density, at.excess, divergence.moment, mass))
-    moved = (mass * torch.where(at.density > 0, at.density * least, 0.0)).sum(1, keepdim=True)
-    return _At(at.density, choice[None], moved, spent, top.expand(1, 1))
+        return _At(density=torch.ones_like(mass), choice=choice[None], spent=infinite, tilt=infinite), top
+    return _weigh(gaps, mass, choice[None], least, divergence), top
 
 
 def _bracket(loss: Tensor, cost: Tensor, limit: Tensor, divergence: Divergence, mu: Tensor) -> tuple[Tensor, Tensor]:
@@ -270,7 +278,7 @@ def _bracket(loss: Tensor, cost: Tensor, limit: Tensor, divergence: Divergence, 
     for factor, outer in ((0.5, low), (2.0, high)):
         step = factor
         for _ in range(_DOUBLINGS):
-            over = _answer(outer, loss, cost, divergence, mu, limit).spent > limit
+            over = _answer(outer, loss, cost, divergence, mu).spent > limit
             wrong = ~over if factor < 1 else over
             if not bool(wrong.any()):
                 break

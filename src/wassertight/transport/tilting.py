@@ -16,8 +16,10 @@ from torch import Tensor
 
 LIMIT = 1e-6
 """Orders this close to 0 or 1 are treated as the limit."""
-_STEPS, _DONE, _WIDTH = 200, 1e-13, 2e-15
+_STEPS, _DONE, _WIDTH = 200, 5e-14, 2e-15
 _STRIDE = math.log(4)
+_LARGE = 1e-3
+"""Budgets above this are found from a few sums, smaller ones in w - 1."""
 
 
 @dataclass(frozen=True)
@@ -72,34 +74,63 @@ def moment_divergence(density: Tensor, excess: Tensor, order: float, mu: Tensor)
     return torch.where(mu > 0, mu * terms, 0.0).sum(-1, keepdim=True)
 
 
-def tilt_to_radius(gaps: Tensor, budget: Tensor, order: float, mu: Tensor) -> tuple[Tensor, int]:
+def tilt_to_radius(gaps: Tensor, budget: Tensor, order: float, mu: Tensor) -> tuple[Tensor, Tensor, int]:
     """Tilts t (rows, 1) with `D_a(w(t)) = budget`, the budget (rows, 1) positive and below saturation; and evaluations.
 
+    Two of them, between which the root lies: equal, and inside by 1e-13 relatively, but for orders above 2, where a
+    sample that enters makes `D_a` so steep that neighbouring floats lie on both sides.
     `D' = Cov_w(gap, h) t / E[e]**(a - 1)`; since `sqrt(2 D) ~ t sd(l)` the equation is nearly a line in logarithms.
     """
     mean = (mu * gaps).sum(-1, keepdim=True)
-    deviation = (mu * (gaps - mean) ** 2).sum(-1, keepdim=True).sqrt()
-    scale = deviation.clamp_min(1e-300)
+    scale = (mu * (gaps - mean) ** 2).sum(-1, keepdim=True).sqrt().clamp_min(1e-300)
+    rough = bool((budget > _LARGE).all())
+    done = 1e-12 if rough else _DONE
 
     def rise(s: Tensor) -> tuple[Tensor, Tensor]:
         t = s.exp()
-        at = tilted(gaps, t, order, mu)
-        value = moment_divergence(at.density, at.excess, order, mu).clamp_min(1e-300)
-        mass = mu * at.density
-        centre = (mass * gaps).sum(-1, keepdim=True)
-        covariance = (mass * (gaps - centre) * at.slope).sum(-1, keepdim=True)
-        steep = t * t * covariance * torch.exp((1 - order) * at.log_mean) / (2 * value)
-        return (value / budget).log() / 2, steep
+        value, slope = (_rough if rough else _careful)(gaps, t, order, mu)
+        value = value.clamp_min(1e-300)
+        return (value / budget).log() / 2 + done, t * slope / (2 * value)
 
-    start = ((2 * budget).sqrt() / scale).clamp(1e-280, 1e280).log()
-    s, steps = _root(rise, start)
-    return s.exp(), steps
+    low, high, steps = _root(rise, ((2 * budget).sqrt() / scale).clamp(1e-280, 1e280).log(), done)
+    return low.exp(), high.exp(), steps
 
 
-def tilt_to_price(gaps: Tensor, order: float, mu: Tensor, *, renyi: bool) -> Tensor:
+def _careful(gaps: Tensor, t: Tensor, order: float, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """`D_a(w(t))` and its derivative, accurate however small."""
+    at = tilted(gaps, t, order, mu)
+    mass = mu * at.density
+    centre = (mass * gaps).sum(-1, keepdim=True)
+    covariance = (mass * (gaps - centre) * at.slope).sum(-1, keepdim=True)
+    value = moment_divergence(at.density, at.excess, order, mu)
+    return value, t * covariance * torch.exp((1 - order) * at.log_mean)
+
+
+def _rough(gaps: Tensor, t: Tensor, order: float, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from few sums (`e**a = e (1 - (a - 1) t gap)`), accurate to 1e-15 absolutely."""
+    k, x = order - 1, t * gaps
+    if abs(k) < LIMIT:
+        e = torch.exp(-x)
+        steep = e
+    else:
+        base = (1 - k * x).clamp_min(0.0)
+        e = base if k == 1 else base.log().div_(k).exp_()
+        steep = torch.where(base > 0, e / base, 0.0) if k > 0 else e / base
+    mass, pull = mu * e, gaps * (mu * steep)
+    total, first = mass.sum(-1, keepdim=True), (mass * gaps).sum(-1, keepdim=True)
+    covariance = (pull * gaps).sum(-1, keepdim=True) / total - first * pull.sum(-1, keepdim=True) / total**2
+    slope = t * covariance * total ** (1 - order)
+    if abs(k) < LIMIT:
+        return -t * first / total - total.log(), slope
+    if abs(order) < LIMIT:
+        return (mu * base.log()).sum(-1, keepdim=True) + total.log(), slope
+    return ((total - k * t * first) / total**order - 1) / (order * k), slope
+
+
+def tilt_to_price(gaps: Tensor, order: float, mu: Tensor, *, renyi: bool, near: Tensor | None = None) -> Tensor:
     """Tilts t (rows, 1) at which one unit of divergence is worth one unit of loss: `lam(t) = 1`.
 
-    `lam = E[e]**(a - 1) / t` for alpha-divergences, `E[e**a] / (t E[e])` for Renyi's.
+    `lam = E[e]**(a - 1) / t` for alpha-divergences, `E[e**a] / (t E[e])` for Renyi's. `near` is where to start.
     """
     if abs(order - 1) < LIMIT:
         return torch.ones_like(gaps[..., :1])
@@ -117,15 +148,16 @@ def tilt_to_price(gaps: Tensor, order: float, mu: Tensor, *, renyi: bool) -> Ten
         value = s + (1 - order) * at.log_mean - moment.log()
         return value, 1 - lost + order * (power * h).sum(-1, keepdim=True) / moment
 
-    s, _ = _root(rise, torch.zeros_like(gaps[..., :1]))
-    return s.exp()
+    return _root(rise, torch.zeros_like(gaps[..., :1]) if near is None else near.log())[0].exp()
 
 
-def _root(rise: Callable[[Tensor], tuple[Tensor, Tensor]], s: Tensor) -> tuple[Tensor, int]:
-    """Root of an increasing function of s, row by row: Newton inside a bracket.
+def _root(
+    rise: Callable[[Tensor], tuple[Tensor, Tensor]], s: Tensor, close: float = _DONE
+) -> tuple[Tensor, Tensor, int]:
+    """Both ends of the root of an increasing function of s, row by row: Newton inside a bracket.
 
     A step that leaves the bracket, or follows one that did not halve the value, becomes its middle; while one side of
-    the bracket is open, steps are at most a factor 4 in t beyond Newton's own.
+    the bracket is open, and Newton has no say, t changes by a factor 4.
     """
     low, high = torch.full_like(s, -math.inf), torch.full_like(s, math.inf)
     before = torch.full_like(s, math.inf)
@@ -134,16 +166,18 @@ def _root(rise: Callable[[Tensor], tuple[Tensor, Tensor]], s: Tensor) -> tuple[T
     for _ in range(_STEPS):
         value, slope = rise(s)
         steps += 1
-        low, high = torch.where(value < 0, s, low), torch.where(value > 0, s, high)
+        low, high = torch.where((value < 0) & ~done, s, low), torch.where((value > 0) & ~done, s, high)
         narrow = (high - low) <= _WIDTH * (1 + s.abs())
-        done = done | (value.abs() <= _DONE) | narrow
+        hit = value.abs() <= close
+        low, high = torch.where(hit & ~done, s, low), torch.where(hit & ~done, s, high)
+        done = done | hit | narrow
         if bool(done.all()):
             break
-        newton = s - (value / slope).clamp(-6.0, 6.0)
+        newton = s - (value / slope).clamp(-1.5, 1.5)
         middle = torch.where(low.isinf(), high - _STRIDE, torch.where(high.isinf(), low + _STRIDE, (low + high) / 2))
         closed = low.isfinite() & high.isfinite()
         stuck = closed & (value.abs() > before / 2)
         usable = newton.isfinite() & (newton > low) & (newton < high) & ~stuck
         before = torch.where(usable, value.abs(), math.inf)
         s = torch.where(done, s, torch.where(usable, newton, middle))
-    return s, steps
+    return torch.where(low.isfinite(), low, s), torch.where(high.isfinite(), high, s), steps

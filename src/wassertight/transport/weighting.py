@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from wassertight.transport.tilting import moment_divergence, tilt_to_radius, tilted
+from wassertight.transport.tilting import LIMIT, moment_divergence, tilt_to_radius, tilted
 from wassertight.types import InputError
 
 _EQUAL = 1e-12
 """Losses that differ by less, relatively, are equal."""
 
 
+@runtime_checkable
 class Divergence(Protocol):
     """What re-weighting costs: a function of one moment `E[w**a]`."""
 
@@ -38,8 +39,8 @@ class Divergence(Protocol):
     def value(self, density: Tensor, mu: Tensor | None = None) -> Tensor:
         """Divergence of densities (..., n) from one."""
 
-    def tilt(self, gaps: Tensor, mu: Tensor) -> Tensor:
-        """Tilt of the best density at price one."""
+    def tilt(self, gaps: Tensor, mu: Tensor, near: Tensor | None = None) -> Tensor:
+        """Tilt of the best density at price one, searched from `near`."""
 
     def conjugate(self, g: Tensor, mu: Tensor | None = None) -> Tensor:
         """`sup over w of E[w g] - D(w)`, from above."""
@@ -106,7 +107,12 @@ def worst_weights(
         raise InputError("the radius of a divergence ball must be a number >= 0")
     top, gaps, mass = gaps_below(rows, None if mu is None else mu.detach().to(rows).expand(losses.shape).reshape(-1, n))
     density, price, ending, steps = _solve(divergence, top, gaps, mass, limit)
-    spent = divergence.spend(moment_divergence(density, density - 1, divergence.moment, mass))
+    moment, budget = moment_divergence(density, density - 1, divergence.moment, mass), divergence.budget(limit)
+    over = (moment > budget) & (ending == Ending.SOLVED)
+    if bool(over.any()):  # by rounding; the divergence is convex, so mixing with w = 1 cannot leave the ball
+        density = torch.where(over, density + (1 - budget / moment) * (1 - density), density)
+        moment = torch.where(over, budget, moment)
+    spent = divergence.spend(moment)
     value = (mass.reshape(losses.shape) * density.reshape(losses.shape) * losses.to(torch.float64)).sum(-1)
     head = losses.shape[:-1]
     return WorstWeights(
@@ -136,7 +142,7 @@ def _solve(
     first = (gaps == 0) & (mass > 0)
     share = (mass * first).sum(-1, keepdim=True)
     peak = torch.where(first, 1 / share, 0.0)
-    full = moment_divergence(peak, peak - 1, order, mass)
+    full = _saturation(share, order)
     ending = torch.full_like(limit, Ending.SOLVED, dtype=torch.int64)
     ending = torch.where(budget >= full, Ending.SATURATED, ending)
     ending = torch.where(gaps.amax(-1, keepdim=True) <= _EQUAL * top.abs().clamp_min(1.0), Ending.EQUAL_LOSSES, ending)
@@ -146,14 +152,33 @@ def _solve(
     rows, steps = (ending == Ending.SOLVED).squeeze(-1).nonzero().squeeze(-1), 0
     if len(rows):
         inner = (gaps[rows], mass[rows] if len(mass) > 1 else mass)
-        t, steps = tilt_to_radius(inner[0], budget[rows].clamp_max(1e300), order, inner[1])
-        at = tilted(inner[0], t, order, inner[1])
-        # inside whatever the last rounding did: the divergence is convex, so mixing with w = 1 cannot leave the ball
-        over = moment_divergence(at.density, at.excess, order, inner[1])
-        mixed = (1 - budget[rows] / over.clamp_min(1e-300)).clamp_min(0.0)
-        density[rows] = (1 - mixed) * at.density + mixed
-        price[rows] = divergence.price(at.density, at.log_mean, t, inner[1])
+        low, high, steps = tilt_to_radius(inner[0], budget[rows].clamp_max(1e300), order, inner[1])
+        at, beyond = tilted(inner[0], low, order, inner[1]), tilted(inner[0], high, order, inner[1])
+        density[rows] = _inside(at.density, beyond.density, budget[rows], order, inner[1])
+        price[rows] = divergence.price(at.density, at.log_mean, low, inner[1])
     return density, price, ending, steps
+
+
+def _saturation(share: Tensor, order: float) -> Tensor:
+    """`D_a` of all mass on a share of the samples; inf for orders <= 0."""
+    if order <= LIMIT:
+        return torch.full_like(share, math.inf)
+    if abs(order - 1) < LIMIT:
+        return -share.log()
+    return torch.expm1((1 - order) * share.log()) / (order * (order - 1))
+
+
+def _inside(low: Tensor, high: Tensor, budget: Tensor, order: float, mu: Tensor) -> Tensor:
+    """The mixture of the densities at both ends of the root that just stays within the budget; mostly they are equal."""
+    if bool((low == high).all()):
+        return low
+    a, b = torch.zeros_like(budget), torch.ones_like(budget)
+    for _ in range(50):
+        middle = (a + b) / 2
+        mixed = low + middle * (high - low)
+        over = moment_divergence(mixed, mixed - 1, order, mu) > budget
+        a, b = torch.where(over, a, middle), torch.where(over, middle, b)
+    return low + a * (high - low)
 
 
 def gaps_below(g: Tensor, mu: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
