@@ -178,16 +178,17 @@ def networks(shared: Path, names: list[str], found: dict[str, Any]) -> None:
         assert report.ok
         found[name] = {
             "seconds": round(time.perf_counter() - begun, 1),
+            "curve": next(
+                curve.model_dump(mode="json") for curve in report.record.curves if (curve.family or "").startswith("KL, moves within")
+            ),
             "results": [
                 {"threat": one.threat, "clean": one.clean, "attacked": one.attacked, "certified": one.certified,
-                 **(one.reweighting.model_dump(mode="json", exclude={"text", "family"}) if one.reweighting else {})}
+                 "reweighting": None if one.reweighting is None else one.reweighting.model_dump(mode="json")}
                 for one in report.results
             ],
         }  # fmt: skip
         for one in found[name]["results"]:
-            print(
-                name, {key: one[key] for key in ("threat", "clean", "attacked", "certified", "effective")}, flush=True
-            )
+            print(name, {key: one[key] for key in ("threat", "clean", "attacked", "certified")}, flush=True)
 
 
 def main() -> None:
