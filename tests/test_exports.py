@@ -27,7 +27,7 @@ PUBLIC = {
     "wassertight.threats": ["AuditReport", "Decomposition", "DivergenceBall", "moves_alone", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [
         "KL", "AlphaDivergence", "Divergence", "Ending", "HardBall", "JointAllocation", "LearnedDual", "MoveCost", "PowerCost",
-        "Renyi", "SoftBall", "WorstWeights", "allocate_jointly", "divergence_named", "flip_table", "joint_curve",
+        "Renyi", "SoftBall", "WorstWeights", "allocate_jointly", "divergence_named", "dual_slack", "flip_table", "joint_curve",
         "weights_at_price", "worst_error", "worst_weights",
         "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
         "sample_distances",

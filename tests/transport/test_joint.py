@@ -168,3 +168,14 @@ def test_masses_count_as_copies() -> None:
         assert worst_error(c, 0.1, divergence, mu).value == pytest.approx(
             worst_error(copies, 0.1, divergence).value, abs=1e-9
         )
+
+
+@pytest.mark.parametrize("divergence", [KL, AlphaDivergence(order=-3.0), Renyi(order=5.0), Renyi(order=0.05)], ids=name)
+def test_bounds_stay_above_at_extreme_scales(divergence: Divergence) -> None:
+    """Prices of 1e10 multiply the rounding of the dual; the slack must cover that."""
+    c = torch.tensor([0.0, 0.1, 0.2, math.inf] * 5, dtype=torch.float64)
+    for radius in (1e-14, 1.0, 50.0):
+        for costs in (c, c * 1e-9, c * 1e9):
+            found = worst_error(costs, radius, divergence)
+            assert -1e-12 <= found.value <= found.bound
+            assert found.spent_divergence + found.spent_transport <= radius * (1 + 1e-9)

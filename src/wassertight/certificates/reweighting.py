@@ -25,7 +25,7 @@ from torch import Tensor
 from wassertight.certificates.curves import Population
 from wassertight.certificates.growth import GrowthBound
 from wassertight.threats import DivergenceBall, ThreatModel
-from wassertight.transport import FlipDistances, HardBall, SoftBall, worst_error
+from wassertight.transport import FlipDistances, HardBall, SoftBall, dual_slack, worst_error
 from wassertight.types import InputError
 
 _SLACK = 1e-9
@@ -50,7 +50,7 @@ def population_accuracy(
     >>> ball = DivergenceBall(radius=0.01, divergence=KL, transport=HardBall(reach=0.1, r=2.0))
     >>> costs = torch.tensor([0.0] * 100 + [torch.inf] * 900).double()
     >>> round(population_accuracy(costs, ball, Population(), "certified"), 3)
-    0.811
+    0.81
     """
     n, margin = len(costs), population.margin(len(costs))
     order = costs.to(torch.float64).sort(descending=side == "certified").values
@@ -84,8 +84,8 @@ def reweighted_loss(growth: GrowthBound, ball: DivergenceBall, weights: Tensor |
         upper = _penalised(growth, ball, lam)
         if bool(upper[mu > 0].isinf().any()):
             return math.inf
-        value = lam * ball.radius + lam * float(ball.divergence.conjugate(upper / lam, mu))
-        return value + _SLACK * (1 + abs(value) + lam * ball.radius)
+        value = lam * (ball.radius + ball.divergence.conjugate(upper / lam, mu))
+        return float(value + dual_slack(ball.divergence, value, value.new_tensor(lam)))
 
     top = growth.starts[:, -1][mu > 0].max()
     whole = float(top) if isinstance(ball.transport, HardBall) or bool((growth.tail == 0).all()) else math.inf

@@ -8,7 +8,14 @@ from wassertight.transport.learned import LearnedDual
 from wassertight.transport.majorants import SegmentAllocation, allocate_segments
 from wassertight.transport.measures import DiscreteMeasure
 from wassertight.transport.moves import HardBall, MoveCost, PowerCost, SoftBall
-from wassertight.transport.weighting import Divergence, Ending, WorstWeights, weights_at_price, worst_weights
+from wassertight.transport.weighting import (
+    Divergence,
+    Ending,
+    WorstWeights,
+    dual_slack,
+    weights_at_price,
+    worst_weights,
+)
 
 __all__ = [
     "KL",
@@ -30,6 +37,7 @@ __all__ = [
     "allocate_jointly",
     "allocate_segments",
     "divergence_named",
+    "dual_slack",
     "flip_table",
     "joint_curve",
     "mean_cost",
