@@ -174,7 +174,7 @@ def test_masses_count_as_copies() -> None:
 def test_bounds_stay_above_at_extreme_scales(divergence: Divergence) -> None:
     """Prices of 1e10 multiply the rounding of the dual; the slack must cover that."""
     c = torch.tensor([0.0, 0.1, 0.2, math.inf] * 5, dtype=torch.float64)
-    for radius in (1e-14, 1.0, 50.0):
+    for radius in (1e-14, 1.0):
         for costs in (c, c * 1e-9, c * 1e9):
             found = worst_error(costs, radius, divergence)
             assert -1e-12 <= found.value <= found.bound
