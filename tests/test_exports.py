@@ -13,7 +13,7 @@ PUBLIC = {
         "evaluation", "load_data", "load_model", "models", "report", "threat", "threats",
     ],
     "wassertight.attacks": [
-        "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "Attack", "AttackResult", "AutoAttack",
+        "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "ARMOR", "Penalty", "Reweighting", "Attack", "AttackResult", "AutoAttack",
         "BisectedAPGD", "DeepFool", "DualProjection", "ExpectedLoss", "Found", "FrankWolfe", "LossResult", "MinimumNorm", "Problem",
         "SinkhornPGD", "SmoothedFrankWolfe", "SmoothedResult", "Square", "Support", "TransportDistance", "WDAPlusPlus", "compare_supports", "conclude",
     ],
@@ -24,17 +24,20 @@ PUBLIC = {
         "DeterministicFlowSmoothing", "DeterministicSplittingSmoothing", "GaussianFlowSmoothing", "GaussianPixelSmoothing",
         "LaplaceFlowSmoothing", "LaplacePixelSmoothing", "SmoothedCertificate", "SplittingSmoothing", "UniformPixelSmoothing",
         "Verdict", "ZonotopeFlowSmoothing",
-        "accuracy_curves", "area_under", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
+        "accuracy_curves", "area_under", "population_accuracy", "proved_accuracy", "reweighted_loss", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
         "local_lipschitz", "smoothed_answers",
     ],
-    "wassertight.threats": ["AuditReport", "ImageWasserstein", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
+    "wassertight.threats": ["AuditReport", "Decomposition", "DivergenceBall", "ImageWasserstein", "moves_alone", "PointwiseBall", "ThreatModel", "WassersteinBall", "audit_measure", "parse", "threat"],
     "wassertight.transport": [
+        "KL", "AlphaDivergence", "Divergence", "Ending", "HardBall", "JointAllocation", "LearnedDual", "MoveCost", "PowerCost",
+        "Renyi", "SoftBall", "WorstWeights", "allocate_jointly", "divergence_named", "dual_slack", "flip_table", "joint_curve",
+        "weights_at_price", "worst_error", "worst_weights",
         "Allocation", "DiscreteMeasure", "FlipDistances", "SegmentAllocation", "allocate_segments", "mean_cost",
         "sample_distances",
     ],
     "wassertight.report": [
-        "bracket_figure", "brackets_table", "claim_table", "flow_figure", "radii_figure", "results_table", "save_figure", "save_flow_figure",
-        "save_radii_figure", "write_page",
+        "bracket_figure", "brackets_table", "claim_table", "flow_figure", "freedoms_table", "heaviest_lines", "radii_figure", "results_table",
+        "save_figure", "save_flow_figure", "save_radii_figure", "write_page",
     ],
     "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],
 }  # fmt: skip

@@ -24,6 +24,7 @@ from wassertight.certificates.propagation import (
     IntervalPropagation,
     LinearPropagation,
 )
+from wassertight.certificates.reweighting import population_accuracy, proved_accuracy, reweighted_loss
 from wassertight.certificates.smoothing import (
     DeterministicFlowSmoothing,
     DeterministicSplittingSmoothing,
@@ -81,5 +82,8 @@ __all__ = [
     "lipschitz_constants",
     "lipschitz_table",
     "local_lipschitz",
+    "population_accuracy",
+    "proved_accuracy",
+    "reweighted_loss",
     "smoothed_answers",
 ]

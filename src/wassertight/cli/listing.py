@@ -19,6 +19,12 @@ _THREATS = (
     ("image-W1@0.1", "light moves inside every image: a tenth of it by one pixel; nothing above white"),
     ("image-W1-L1-k7-free@0.1", "the same with Manhattan distance, a 7 x 7 window for attacks, no cap at white"),
     ("W1-image-W1@0.1", "the mean of that distance over the images is at most the radius"),
+    ("KL+Linf@0.1,8/255", "weights may change by 0.1 nats of relative entropy, moves within 8/255 are free"),
+    (
+        "KL+W1-Linf@0.1,8/255",
+        "one budget for both: 0.1 nats of re-weighting, or a mean distance of 8/255, or a mixture",
+    ),
+    ("alpha2+L2@0.01:0.1,0.5", "other divergences: chi2, revKL, alpha<order>, renyi<order>; two budgets at once"),
     ("W1-Linf@1/255,2/255,4/255", "several radii at once; one attack and one certificate serve them all"),
 )
 

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 from wassertight import __version__
 from wassertight.data import as_tensors
 from wassertight.evaluation.catalogue import find_method
-from wassertight.evaluation.run_threats import defaults_for_images
-from wassertight.evaluation.run_threats import resolve_threats as resolve_threats
-from wassertight.evaluation.run_threats import shared_threat as shared_threat
+from wassertight.evaluation.targets import defaults_for_images, identity, resolve_threats, shared_threat
 from wassertight.inputs import check_inputs
 from wassertight.queries import Averaged
-from wassertight.threats import ImageWasserstein, ThreatModel
+from wassertight.threats import DivergenceBall, ImageWasserstein, ThreatModel, moves_alone
 from wassertight.types import Bounds, InputError, Model
 
 PRESETS = ("quick", "strong", "auto")
@@ -47,6 +45,8 @@ class Unit:
     def stage(self) -> str:
         """Name of the stage the unit belongs to; unique for a run directory."""
         ground, order = self.threat.ground, self.threat.order
+        if isinstance(self.threat, DivergenceBall):
+            return f"{self.kind}-{_slug(self.threat.text)}"
         return f"{self.kind}-{ground}" if self.shared else f"{self.kind}-W{order:g}-{ground}@{self.threat.radius!r}"
 
     @property
@@ -88,7 +88,8 @@ class Plan:
             return
         separable = bool(getattr(method, "separable", kind == "certificate"))
         shared = kind == "certificate" or (separable and not getattr(method, "uses_radius", True))
-        targets = [shared_threat(self.threats, r) for r in self.norms] if shared else list(self.threats)
+        alone = {identity(one): one for one in (self.target(kind, threat) for threat in self.threats)}
+        targets = [shared_threat(self.threats, r) for r in self.norms] if shared else list(alone.values())
         size = self.batch_size if separable else len(self.x)
         size = min(size, _CERTIFICATE_UNIT) if kind == "certificate" else size
         for threat in targets:
@@ -98,9 +99,13 @@ class Plan:
                 )
                 yield dataclasses.replace(unit, seed=derived_seed(self.seed, unit.key))
 
+    def target(self, kind: str, threat: ThreatModel) -> ThreatModel:
+        """What a method that looks at the radius is given: the threat, or its moves alone if it knows no weights."""
+        return threat if kind == "attack" and getattr(self.attack, "reweights", False) else moves_alone(threat)
+
     def default_directory(self, parent: str | Path = "runs") -> Path:
         """`runs/<model>-<data>-<hash>`: the same command finds the same directory again."""
-        named = [(t.ground, t.order, t.radius) for t in self.threats]
+        named = [identity(threat) for threat in self.threats]
         text = json.dumps([self.command, self.configuration, str(named)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return Path(parent) / f"{_slug(self.model_name)}-{_slug(self.data_name)}-{digest}"
@@ -214,15 +219,6 @@ def resolve_device(device: str | torch.device, model: Model) -> torch.device:
             f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'"
         ) from error
     return place
-
-
-def norm_label(r: float) -> str:
-    """Name of a ground norm: L1, L2, Linf.
-
-    >>> norm_label(float("inf"))
-    'Linf'
-    """
-    return "Linf" if math.isinf(r) else f"L{r:g}"
 
 
 def fingerprint_model(model: Model) -> str | None:

@@ -16,9 +16,10 @@ from wassertight import __version__
 from wassertight.certificates import SmoothedCertificate, Verdict
 from wassertight.certificates.smoothing import Smoother, Smoothing
 from wassertight.certificates.smoothing.smoothed import Poll, image_threat
-from wassertight.evaluation.plan import Plan, Unit, derived_seed, norm_label, shared_threat
+from wassertight.evaluation.plan import Plan, Unit, derived_seed
 from wassertight.evaluation.result import Report
 from wassertight.evaluation.store import Outcome, Store, Watch
+from wassertight.evaluation.targets import norm_label, shared_threat
 from wassertight.evaluation.units import carry_out
 from wassertight.evaluation.watching import watching
 from wassertight.records import Curve, DistanceSummary, Flag, PassCount, Record, Result, Seconds, Summary

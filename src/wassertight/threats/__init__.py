@@ -2,6 +2,7 @@
 
 from wassertight.threats.audit import AuditReport, audit_measure
 from wassertight.threats.base import ThreatModel
+from wassertight.threats.divergence import Decomposition, DivergenceBall, moves_alone
 from wassertight.threats.image import ImageWasserstein
 from wassertight.threats.parsing import parse, threat
 from wassertight.threats.pointwise import PointwiseBall
@@ -9,11 +10,14 @@ from wassertight.threats.wasserstein import WassersteinBall
 
 __all__ = [
     "AuditReport",
+    "Decomposition",
+    "DivergenceBall",
     "ImageWasserstein",
     "PointwiseBall",
     "ThreatModel",
     "WassersteinBall",
     "audit_measure",
+    "moves_alone",
     "parse",
     "threat",
 ]

@@ -1,4 +1,4 @@
-"""The threats of a run: from strings or objects, checked to go together, and what stands in for all of them."""
+"""The threats of a run: from strings to objects, what tells two apart, and what stands in for all of a norm."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from wassertight.threats import ImageWasserstein, PointwiseBall, ThreatModel, parse
+from wassertight.threats import DivergenceBall, ImageWasserstein, PointwiseBall, ThreatModel, parse
 from wassertight.types import Bounds, InputError
+
+
+def identity(threat: ThreatModel) -> tuple[Any, ...]:
+    """What makes two threats of a run the same."""
+    same = (threat.ground, threat.order, threat.radius)
+    return (*same, threat.text) if isinstance(threat, DivergenceBall) else same
 
 
 def resolve_threats(
@@ -37,7 +43,7 @@ def resolve_threats(
         raise InputError(
             f"a run of image threats takes one distance between images, got {', '.join(sorted({one.ground for one in found}))}"
         )
-    return tuple({(one.ground, one.order, one.radius): one for one in found}.values())
+    return tuple({identity(one): one for one in found}.values())
 
 
 def defaults_for_images(threats: Sequence[ThreatModel], attack: Any, certificate: Any) -> tuple[Any, Any]:
@@ -54,3 +60,12 @@ def shared_threat(threats: Sequence[ThreatModel], r: float) -> ThreatModel:
     if isinstance(threats[0], ImageWasserstein):
         return dataclasses.replace(threats[0], radius=1.0, order=math.inf)
     return PointwiseBall(radius=1.0, r=r, bounds=threats[0].bounds)
+
+
+def norm_label(r: float) -> str:
+    """Name of a ground norm: L1, L2, Linf.
+
+    >>> norm_label(float("inf"))
+    'Linf'
+    """
+    return "Linf" if math.isinf(r) else f"L{r:g}"
