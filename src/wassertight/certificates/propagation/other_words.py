@@ -44,20 +44,16 @@ def multiplied(reader: Reader, left: Any, right: Any) -> Ref:
     return reader.add(Product(matrices=False, target=reader.target), parents, reader.target)
 
 
-def softmax(reader: Reader, ref: Ref, dim: int) -> Ref:
-    """exp of log-softmax."""
-    return activated(reader, log_softmax(reader, ref, dim), smooth.exponential())
-
-
-def log_softmax(reader: Reader, ref: Ref, dim: int) -> Ref:
-    """Of the entries centred first, so that a common shift of all of them costs nothing."""
+def softmax(reader: Reader, ref: Ref, dim: int, *, logarithm: bool = False) -> Ref:
+    """exp of log-softmax, or that itself, of the entries centred first: a common shift of all of them costs nothing."""
     dims = len(reader.shape(ref))
     order = [k for k in range(dims + 1) if k != dims + 1 + dim] + [dims + 1 + dim]
     moved = permuted(reader, ref, order)
     shape = reader.shape(moved)
     eye = torch.eye(shape[-1], dtype=reader.dtype, device=reader.device)
-    centred = matrix(reader, moved, eye - 1 / shape[-1])
-    out = reader.add(LogSoftmax(source=shape), (centred,), shape)
+    out = reader.add(LogSoftmax(source=shape), (matrix(reader, moved, eye - 1 / shape[-1]),), shape)
+    if not logarithm:
+        out = activated(reader, out, smooth.exponential())
     return permuted(reader, out, [order.index(k) for k in range(dims + 1)])
 
 
@@ -259,8 +255,8 @@ OTHERS: dict[str, Handler] = {
     **dict.fromkeys(("matmul", "bmm", "mm"), lambda reader, a, k: product(reader, a[0], a[1])),
     "softmax": lambda reader, a, k: softmax(reader, a[0], reader.axis(a[1], a[0])),
     "_softmax": lambda reader, a, k: softmax(reader, a[0], reader.axis(a[1], a[0])),
-    "log_softmax": lambda reader, a, k: log_softmax(reader, a[0], reader.axis(a[1], a[0])),
-    "_log_softmax": lambda reader, a, k: log_softmax(reader, a[0], reader.axis(a[1], a[0])),
+    "log_softmax": lambda reader, a, k: softmax(reader, a[0], reader.axis(a[1], a[0]), logarithm=True),
+    "_log_softmax": lambda reader, a, k: softmax(reader, a[0], reader.axis(a[1], a[0]), logarithm=True),
     "layer_norm": _layer_norm,
     "scaled_dot_product_attention": _attention,
     "max_pool2d": _max_pool,
