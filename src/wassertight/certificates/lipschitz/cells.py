@@ -144,16 +144,13 @@ class _Search:
         cost = len(self.spec) * sum(w.numel() for w in self.network.weights)
         random = self.domain.points(max(512, min(_POINTS, _PRODUCTS // cost)), self.generator)
         self._take(self._sample(random if points is None else torch.cat((points.double(), random))))
+        end = self.begun + 0.2 * self.effort.seconds
         every = torch.arange(len(self.spec)).repeat(_EVERY)
-        masks = ascend(self.network, self.spec, self.s, every, self.generator)
+        masks = ascend(self.network, self.spec, self.s, every, self.generator, end)
         top = torch.tensor(list(dict.fromkeys(mask.pair for mask in masks))[:2]).repeat(_TOP)
-        masks += ascend(self.network, self.spec, self.s, top, self.generator)
+        masks += ascend(self.network, self.spec, self.s, top, self.generator, end)
         for mask in sorted(masks, key=lambda mask: -mask.value)[: self.effort.climbs]:
-            if (
-                mask.on is None
-                or mask.value <= self.threshold
-                or time.perf_counter() > self.begun + 0.2 * self.effort.seconds
-            ):
+            if mask.on is None or mask.value <= self.threshold or time.perf_counter() > end:
                 break
             _, z = self.cells.meets(mask.on.to(torch.int8).numpy())
             self.solved += 1
@@ -231,7 +228,7 @@ class _Search:
         phase, theta = torch.stack([n.phase for n in alive]), torch.stack([n.theta for n in alive])
         steps = self.effort.first if alive[0].fresh else self.effort.later
         nodes = self._nodes(roots, phase, theta)
-        value, theta, ahead = self.relaxation.tighten(nodes, steps, self.threshold)
+        value, theta, ahead = self.relaxation.tighten(nodes, steps, self.threshold, self.end)
         value = torch.minimum(value, torch.tensor([-n.key for n in alive], dtype=torch.float64))
         self.bounded += len(alive)
         keep = (value > self.threshold).nonzero().squeeze(1)

@@ -88,11 +88,14 @@ def climb(
     return best, solved
 
 
-def ascend(network: ReluNetwork, spec: Tensor, s: float, pair: Tensor, generator: torch.Generator) -> list[Found]:
+def ascend(
+    network: ReluNetwork, spec: Tensor, s: float, pair: Tensor, generator: torch.Generator, end: float
+) -> list[Found]:
     """Masks that no flip of one unit improves, whether or not they have a cell; no points, best first.
 
     Args:
         pair: rows of spec, one a random start.
+        end: by `time.perf_counter`; what is reached by then is returned.
     """
     flips = torch.eye(network.units, dtype=torch.bool)
     on = torch.rand(len(pair), network.units, generator=generator) < 0.5
@@ -103,6 +106,9 @@ def ascend(network: ReluNetwork, spec: Tensor, s: float, pair: Tensor, generator
         if not len(rows):
             break
         for part in torch.split(rows, max(1, _ENTRIES // (network.units * network.inputs))):
+            if time.perf_counter() > end:
+                moving[:] = False
+                break
             masks = on[part, None] ^ flips
             best, k = dual_norm(network.gradients(masks, spec[pair[part], None]), s).max(1)
             better = best > value[part] * (1 + 1e-12)
