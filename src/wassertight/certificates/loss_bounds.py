@@ -146,7 +146,7 @@ class LossBound:
         value, multiplier = growth.worst(p, radius, mass)
         rules = {"growth": value}
         clean = float((mass * growth.values[:, 0]).sum())
-        if threat.bounds is not None and self.slopes != "none":
+        if threat.bounds is not None and self.slopes != "none" and radius > 0:
             rules["Lipschitz, Jacobian"] = _lipschitz(clean, growth.slopes[:, -1], p, radius, mass)
         rules["Lipschitz, product"] = _lipschitz(clean, product, p, radius, mass)
         return LossCertificate(
@@ -155,7 +155,7 @@ class LossBound:
         )  # fmt: skip
 
     def _grow(self, graph: Graph, x: Tensor, y: Tensor, threat: ThreatModel, product: Tensor) -> GrowthBound:
-        """Bounds of growth on nested balls, the last of which is the whole box."""
+        """Bounds of growth on nested balls."""
         r, bounds, loss = threat.r, threat.bounds, _name(self.loss)
         radii = self.radii(x, threat)
         logits = graph.logits(x)
@@ -170,7 +170,8 @@ class LossBound:
             else:
                 slopes = torch.full_like(radii[:, 1:], math.inf)
         slopes = torch.minimum(slopes, product[:, None])
-        tail = product if bounds is None else torch.zeros_like(product)
+        # beyond the last ball there is nothing only if it covers the box: not so for p = inf or radius 0
+        tail = torch.where(radii[:, -1] >= covering_radius(x, r, bounds), 0.0, product)
         # what holds on a larger ball holds on a smaller one
         value = torch.stack(values, 1)
         value[:, 1:] = value[:, 1:].flip(1).cummin(1).values.flip(1)
