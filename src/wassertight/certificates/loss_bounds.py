@@ -161,12 +161,14 @@ class LossBound:
         logits = graph.logits(x)
         values = [loss_bound(logits - logits.gather(1, y[:, None]), y, loss)]
         with torch.no_grad():
-            for t in radii.T[1:]:
-                values.append(loss_bound(logit_differences(graph, x, y, t, r, bounds)[1], y, loss))
+            differences = [logit_differences(graph, x, y, t, r, bounds) for t in radii.T[1:]]
+            values += [loss_bound(high, y, loss) for _, high in differences]
             if self.slopes != "none" and radii.shape[1] > 1:
                 units = sum(math.prod(graph.nodes[index].shape) for index in graph.bent)
                 method = ("linear" if units <= _SMALL else "interval") if self.slopes == "auto" else self.slopes
-                slopes = loss_slopes(graph, x, y, radii.T[1:], r, bounds, loss=loss, method=method).T
+                slopes = loss_slopes(
+                    graph, x, y, radii.T[1:], r, bounds, loss=loss, differences=differences, method=method
+                ).T
             else:
                 slopes = torch.full_like(radii[:, 1:], math.inf)
         slopes = torch.minimum(slopes, product[:, None])

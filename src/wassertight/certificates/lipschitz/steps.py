@@ -9,6 +9,7 @@ L_j among classes that can be the runner-up in the region. The ratio loss DLR ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -57,6 +58,7 @@ def loss_slopes(
     bounds: Bounds,
     *,
     loss: str = "cross-entropy",
+    differences: Sequence[tuple[Tensor, Tensor]] | None = None,
     **options: Any,
 ) -> Float[Tensor, "m n"]:
     """Bounds of a loss's slope: row k holds on balls of radius `radii[k]`, and never falls with k.
@@ -65,14 +67,14 @@ def loss_slopes(
         graph, x, y, r, bounds, options: as for `jacobian_bounds`.
         radii: ascending, (m,), or (m, n) with radii of each sample.
         loss: "cross-entropy" or "margin" (`max over j != y of f_j - f_y`).
+        differences: what `logit_differences` gives for every radius, where it is known already.
     """
     radii = _ascending(radii, len(x))
     slopes = nested_bounds(graph, x, y, radii, r, bounds, **options)
     method = str(options.get("method", "linear"))
-    rows = [
-        slope_of_loss(part, *logit_differences(graph, x, y, t, r, bounds, method=method), y, loss)
-        for part, t in zip(slopes, radii, strict=True)
-    ]
+    if differences is None:
+        differences = [logit_differences(graph, x, y, t, r, bounds, method=method) for t in radii]
+    rows = [slope_of_loss(part, *ends, y, loss) for part, ends in zip(slopes, differences, strict=True)]
     return _monotone(torch.stack(rows))
 
 
