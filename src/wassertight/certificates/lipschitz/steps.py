@@ -21,7 +21,7 @@ from wassertight.certificates.lipschitz.blocks import capped
 from wassertight.certificates.lipschitz.jacobians import jacobian_bounds
 from wassertight.certificates.lipschitz.norms import SLACK
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.propagation import Propagation, specification
+from wassertight.certificates.propagation.propagation import Propagation, other_classes, specification
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.types import Bounds, InputError
@@ -91,8 +91,7 @@ def logit_differences(
     region = propagation.enter(Region.of(x, torch.where(known, t, 1.0), r, bounds))
     found = propagation.bounds(region)
     ends = []
-    others = torch.arange(graph.classes, device=x.device).expand(len(x), -1)
-    others = others[others != y[:, None]].view(len(x), -1)
+    others = other_classes(y, graph.classes)
     for sign in (1.0, -1.0):
         low = torch.where(known[:, None], propagation.final(region, found, sign * spec), -torch.inf)
         ends.append(sign * x.new_zeros(len(x), graph.classes).scatter(1, others, low))
