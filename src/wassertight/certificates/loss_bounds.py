@@ -164,8 +164,7 @@ class LossBound:
             differences = [logit_differences(graph, x, y, t, r, bounds) for t in radii.T[1:]]
             values += [loss_bound(high, y, loss) for _, high in differences]
             if self.slopes != "none" and radii.shape[1] > 1:
-                units = sum(math.prod(graph.nodes[index].shape) for index in graph.bent)
-                method = ("linear" if units <= _SMALL else "interval") if self.slopes == "auto" else self.slopes
+                method = ("linear" if graph.units <= _SMALL else "interval") if self.slopes == "auto" else self.slopes
                 slopes = loss_slopes(
                     graph, x, y, radii.T[1:], r, bounds, loss=loss, differences=differences, method=method
                 ).T
