@@ -212,7 +212,7 @@ def loss_bound(differences: Tensor, y: Tensor, loss: str) -> Tensor:
 def _lipschitz(clean: float, slopes: Tensor, p: float, radius: float, mass: Tensor) -> float:
     """`E_n + radius (sum w L^q)^(1/q)`."""
     if radius == 0:
-        return clean
+        return clean + 1e-9 * abs(clean)
     q = conjugate(p)
     if math.isinf(q):
         size = float(slopes[mass > 0].max())
