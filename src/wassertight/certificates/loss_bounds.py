@@ -130,7 +130,7 @@ class LossBound:
         loss, r, p, radius = _name(self.loss), threat.r, threat.p, threat.radius
         with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
             queries.clean_logits(x[:1], y)
-            graph = read_graph(model, x[:2].double() if _double(model) else x[:2], dtype=torch.float64, device=x.device)
+            graph = read_graph(model, x[:2], dtype=torch.float64, device=x.device)
         x = x.double()
         product = product_bounds(graph, r).to(x.device)[y].amax(1)
         size = min(batch_size or _BATCH, _BATCH, fitting_batch(graph, torch.float64, x.device))
@@ -231,8 +231,3 @@ _ASSUMPTIONS = (
 
 def _name(loss: str) -> str:
     return "cross-entropy" if loss.lower() in ("ce", "cross-entropy", "cross_entropy") else loss.lower()
-
-
-def _double(model: Model) -> bool:
-    parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
-    return parameter is not None and parameter.dtype == torch.float64
