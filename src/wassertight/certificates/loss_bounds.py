@@ -27,18 +27,18 @@ from torch import Tensor
 
 from wassertight.certificates.growth import GrowthBound
 from wassertight.certificates.lipschitz.norms import product_bounds
-from wassertight.certificates.lipschitz.steps import logit_differences, loss_slopes
+from wassertight.certificates.lipschitz.steps import LOSSES, logit_differences, loss_slopes
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.memory import fitting_batch
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import covering_radius
 from wassertight.geometry import conjugate
 from wassertight.inputs import check_inputs, check_weights
+from wassertight.losses import loss_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 from wassertight.types import InputError, Model, Progress
 
-LOSSES = ("cross-entropy", "margin")
 _BATCH = 32
 """Samples whose growth is bounded at once."""
 _SMALL = 512
@@ -100,7 +100,7 @@ class LossBound:
     slopes: str = "auto"
 
     def __post_init__(self) -> None:
-        if _name(self.loss) not in LOSSES:
+        if loss_name(self.loss) not in LOSSES:
             why = "; the ratio DLR is not Lipschitz, use 'margin'" if "dlr" in self.loss.lower() else ""
             raise InputError(f"losses are certified for {', '.join(LOSSES)}, got {self.loss!r}{why}")
         if self.slopes not in ("auto", "linear", "interval", "none"):
@@ -127,7 +127,7 @@ class LossBound:
         begun = time.perf_counter()
         x, y = check_inputs(x, y, threat.bounds)
         mass = check_weights(weights, len(x)).to(x.device)
-        loss, r, p, radius = _name(self.loss), threat.r, threat.p, threat.radius
+        loss, r, p, radius = loss_name(self.loss), threat.r, threat.p, threat.radius
         with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
             queries.clean_logits(x[:1], y)
             graph = read_graph(model, x[:2], dtype=torch.float64, device=x.device)
@@ -156,7 +156,7 @@ class LossBound:
 
     def _grow(self, graph: Graph, x: Tensor, y: Tensor, threat: ThreatModel, product: Tensor) -> GrowthBound:
         """Bounds of growth on nested balls."""
-        r, bounds, loss = threat.r, threat.bounds, _name(self.loss)
+        r, bounds, loss = threat.r, threat.bounds, loss_name(self.loss)
         radii = self.radii(x, threat)
         logits = graph.logits(x)
         values = [loss_bound(logits - logits.gather(1, y[:, None]), y, loss)]
@@ -227,7 +227,3 @@ _ASSUMPTIONS = (
     "bounds in float64 for the network in exact arithmetic, moved outward by 1e-9 relatively; rounding of a float32 "
     "model changes a loss by about 1e-6 of its logits and is not covered",
 )
-
-
-def _name(loss: str) -> str:
-    return "cross-entropy" if loss.lower() in ("ce", "cross-entropy", "cross_entropy") else loss.lower()
