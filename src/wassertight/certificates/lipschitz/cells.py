@@ -29,7 +29,7 @@ from wassertight.certificates.lipschitz.entries import entry_bounds
 from wassertight.certificates.lipschitz.far_programme import specification
 from wassertight.certificates.lipschitz.network import ReluNetwork
 from wassertight.certificates.lipschitz.outcome import CellSearch, Effort
-from wassertight.certificates.lipschitz.programmes import INTERIOR, Cells, Domain, argument_bounds
+from wassertight.certificates.lipschitz.programmes import EMPTY, INTERIOR, Cells, Domain, argument_bounds
 from wassertight.certificates.lipschitz.relaxation import SLACK, Nodes, Relaxation
 from wassertight.certificates.lipschitz.splitting import decide, lowest
 from wassertight.geometry import conjugate
@@ -39,8 +39,6 @@ _EVERY, _TOP = 4, 40
 """Random masks from which every pair is climbed, and then the two best ones again."""
 _POINTS, _PRODUCTS = 2**14, 2**27
 """Most random points at which gradients are sought, and most products spent on them (but for 512 points)."""
-_EMPTY = -1e-9
-"""A partial mask whose programme has a maximum below this is dropped."""
 
 
 @dataclass(order=True)
@@ -110,6 +108,7 @@ class _Search:
         same = torch.cat(network.left) == torch.cat(network.right)
         self.first = torch.where(low >= 0, 1, torch.where((high <= 0) | same, 0, -1)).to(torch.int8)
         self.narrow = network.regions**2 <= 2**network.units
+        self.later = effort.later // 3 if self.narrow else effort.later
         self.early = network.units if self.narrow else int((self.first < 0).sum()) // 2
         self.met = torch.zeros(0, network.units, dtype=torch.bool)
         self.relaxation = Relaxation(network, s)
@@ -226,7 +225,7 @@ class _Search:
             return
         roots = torch.tensor([node.root for node in alive])
         phase, theta = torch.stack([n.phase for n in alive]), torch.stack([n.theta for n in alive])
-        steps = self.effort.first if alive[0].fresh else self.effort.later
+        steps = self.effort.first if alive[0].fresh else self.later
         nodes = self._nodes(roots, phase, theta)
         value, theta, ahead = self.relaxation.tighten(nodes, steps, self.threshold, self.end)
         value = torch.minimum(value, torch.tensor([-n.key for n in alive], dtype=torch.float64))
@@ -269,9 +268,11 @@ class _Search:
                 return False
         elif int((node.phase < 0).sum()) > self.early or self._known(node.phase):
             return True
+        if self.cells.clashes(node.phase.numpy()):
+            return False
         radius, z = self.cells.meets(node.phase.numpy())
         self.solved += 1
-        if radius < _EMPTY or (full and radius <= INTERIOR):
+        if radius < EMPTY or (full and radius <= INTERIOR):
             return False
         real = self.domain.contains(z[None]).item()
         if real:
