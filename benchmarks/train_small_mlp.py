@@ -17,20 +17,20 @@ from torch.nn import functional
 from wassertight.data import load_data
 from wassertight.models import build, load_model
 
-ARCHITECTURE = [["flatten"], ["linear", 784, 24], ["relu"], ["linear", 24, 24], ["relu"], ["linear", 24, 10]]
 EPOCHS, BATCH, RATE, SEED = 8, 128, 3e-3, 7
 
 
-def main() -> None:
-    """Train with Adam and a one-cycle rate, measure on the test split, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the network.json; weights go beside it")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+def architecture(width: int) -> list[list[str | int]]:
+    """784-width-width-10."""
+    hidden: list[list[str | int]] = [["linear", 784, width], ["relu"], ["linear", width, width], ["relu"]]
+    return [["flatten"], *hidden, ["linear", width, 10]]
+
+
+def train(path: str, out: Path, layers: list[list[str | int]]) -> float:
+    """Train with Adam and a one-cycle rate, measure on the test split, write network.json and weights beside it."""
     torch.manual_seed(SEED)
-    data, test = load_data(given.data, split="train"), load_data(given.data)
-    model = build(ARCHITECTURE)
+    data, test = load_data(path, split="train"), load_data(path)
+    model = build(layers)
     body = model[-1]
     optimiser = torch.optim.Adam(body.parameters(), lr=RATE)
     batches = -(-len(data.y) // BATCH)
@@ -42,21 +42,33 @@ def main() -> None:
             loss.backward()
             optimiser.step()
             schedule.step()
-    file = given.out.with_suffix(".safetensors")
+    file = out.with_suffix(".safetensors")
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in body.state_dict().items()}, file)
     with torch.no_grad():
         clean = (body.eval()(test.x).argmax(1) == test.y).double().mean().item()
     entry = {
-        "architecture": ARCHITECTURE, "file": file.name, "dataset": "mnist", "input_shape": [1, 28, 28],
+        "architecture": layers, "file": file.name, "dataset": "mnist", "input_shape": [1, 28, 28],
         "clean_acc": round(clean, 4), "clean_n": len(test.y), "training": f"standard training, seed {SEED}",
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }  # fmt: skip
-    given.out.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-    again = load_model(str(given.out)).model
+    out.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    again = load_model(str(out)).model
     with torch.no_grad():
         assert torch.equal(again(test.x[:100]), model(test.x[:100]))
-    print(f"{given.out}: clean accuracy {clean:.4f} on {len(test.y)} test images")
+    return clean
+
+
+def main() -> None:
+    """Train and say how good it is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the network.json; weights go beside it")
+    parser.add_argument("--width", type=int, default=24, help="units of both hidden layers")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    clean = train(given.data, given.out, architecture(given.width))
+    print(f"{given.out}: clean accuracy {clean:.4f} on the test images")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wassertight.certificates.propagation.propagation import Bounds, Propagation
+from wassertight.certificates.propagation.region import Region
 from wassertight.geometry import norm
 
 Step = Callable[[Tensor], Tensor]
+PRECISIONS = [(torch.float64, torch.float64), (torch.float32, torch.float64), (torch.float32, torch.float32)]
+"""Of the model and of its bounds."""
 SHAPES = [(2, 2, 2), (1, 3, 3), (1, 2, 5), (3, 3), (4, 2), (6,), (9,)]
 POINTWISE: list[Callable[[], Step]] = [
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, lambda: nn.GELU("tanh"), nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU,
@@ -210,3 +214,28 @@ def region_points(x: Tensor, t: Tensor, r: float, bounds: tuple[float, float] | 
     steps = torch.cat((ends, away, inside)).view(-1, 1, *x.shape[1:]) * (1 - 1e-12)
     points = x + steps * t.view(-1, *(1,) * (x.ndim - 1))
     return points if bounds is None else points.clamp(*bounds)
+
+
+def exact_points(x: Tensor, t: Tensor, r: float, bounds: tuple[float, float] | None) -> Tensor:
+    """Points of the regions in the model's precision, exactly inside."""
+    points = region_points(x, t, r, bounds).to(x.dtype)
+    inside = norm((points.double() - x.double()).flatten(0, 1), r).view(points.shape[:2]) <= t.double()
+    return torch.where(inside.view(*inside.shape, *(1,) * (x.ndim - 1)), points, x)
+
+
+def check_nodes(propagation: Propagation, region: Region, points: Tensor) -> tuple[Tensor, list[Tensor], Bounds]:
+    """Holds the bounds of every node against its values at points (k, n, *features); the points as entered, values, bounds."""
+    graph, region = propagation.graph, propagation.enter(region)
+    found = propagation.bounds(region)
+    entered = points.flatten(0, 1).to(region.x)
+    for scaling in propagation.entry:
+        entered = scaling.apply(entered)
+    values = graph.values(entered)
+    known = ~found.lost
+    for index, node in enumerate(graph.nodes):
+        value = values[index].reshape(*points.shape[:2], *node.shape)[:, known]
+        low, high, error = (v[known] for v in found.triple(index))
+        assert (error >= 0).all(), node.name
+        assert (low - error <= value).all(), node.name
+        assert (value <= high + error).all(), node.name
+    return entered.reshape(*points.shape[:2], *region.x.shape[1:]), values, found

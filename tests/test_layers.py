@@ -27,7 +27,7 @@ ALLOWED = {
     "transport": BASE | {"geometry"},
     "threats": BASE | {"transport", "geometry"},
     "attacks": BASE | INPUT | {"threats", "transport", "geometry", "losses"},
-    "certificates": BASE | INPUT | {"threats", "transport", "geometry"},
+    "certificates": BASE | INPUT | {"threats", "transport", "geometry", "losses"},
     "evaluation": BASE
     | INPUT
     | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data"},

@@ -101,9 +101,14 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
 """Attack losses by the name users give."""
 
 
+def loss_name(name: str) -> str:
+    """The name in lower case, spelled out: "ce" is short for cross-entropy."""
+    return "cross-entropy" if name.lower() in ("ce", "cross_entropy") else name.lower()
+
+
 def loss_by_name(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of that name; "ce" is short for cross-entropy."""
-    key = "cross-entropy" if name.lower() in ("ce", "cross-entropy", "cross_entropy") else name.lower()
+    key = loss_name(name)
     if key not in LOSSES:
         raise InputError(f"unknown loss {name!r}; allowed: {', '.join(LOSSES)}")
     return LOSSES[key]

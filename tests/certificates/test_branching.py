@@ -13,12 +13,13 @@ import wassertight as wt
 from wassertight.attacks import MinimumNorm
 from wassertight.certificates import Auto, BranchAndBound, CrownIBP, IntervalPropagation, LinearPropagation
 from wassertight.certificates.propagation import matters
-from wassertight.certificates.propagation.propagation import Propagation, specification
+from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.slopes import ascend
+from wassertight.certificates.propagation.specification import specification
 from wassertight.threats import PointwiseBall, parse
 from wassertight.types import InputError
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import wassertight as wt
-from random_networks import POINTWISE, Grown, region_points
+from random_networks import POINTWISE, PRECISIONS, Grown, check_nodes, exact_points, region_points
 from wassertight.certificates import CrownIBP, ForwardPropagation, IntervalPropagation, LinearPropagation
 from wassertight.certificates.propagation.forms import Forwarding
 from wassertight.certificates.propagation.forward import FormBounds, Forward
@@ -19,42 +19,24 @@ from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
-from wassertight.geometry import norm
 from wassertight.threats import PointwiseBall
 from wassertight.types import InputError
 
 GROUPS, EACH = 9, 8
-PRECISIONS = [(torch.float64, torch.float64), (torch.float32, torch.float64), (torch.float32, torch.float32)]
-
-
-def _points(x: Tensor, t: Tensor, r: float, bounds: tuple[float, float] | None) -> Tensor:
-    """Points of the regions in the model's precision, exactly inside."""
-    points = region_points(x, t, r, bounds).to(x.dtype)
-    inside = norm((points.double() - x.double()).flatten(0, 1), r).view(points.shape[:2]) <= t.double()
-    return torch.where(inside.view(*inside.shape, *(1,) * (x.ndim - 1)), points, x)
 
 
 def _check_nodes(propagation: Forward, region: Region, points: Tensor) -> None:
+    entered, values, found = check_nodes(propagation, region, points)
     graph, region = propagation.graph, propagation.enter(region)
-    found, intervals = propagation.bounds(region), propagation.bounds(region, "interval")
+    intervals = propagation.bounds(region, "interval")
     assert isinstance(found, FormBounds)
-    entered = points.flatten(0, 1).to(region.x)
-    for scaling in propagation.entry:
-        entered = scaling.apply(entered)
-    values = graph.values(entered)
-    known = ~found.lost
-    _check_forms(propagation, region, entered.reshape(*points.shape[:2], *region.x.shape[1:]), values, found)
-    for index, node in enumerate(graph.nodes):
-        value = values[index].reshape(*points.shape[:2], *node.shape)[:, known]
-        low, high, error = (v[known] for v in found.triple(index))
-        assert (low - error <= value).all(), node.name
-        assert (value <= high + error).all(), node.name
-        if index in graph.bent:
-            plain = known & ~intervals.lost
-            low, high = intervals.low[index][plain], intervals.high[index][plain]
-            slack = (1e-4 if region.x.dtype == torch.float32 else 1e-9) * (1 + low.abs() + high.abs())
-            assert (found.low[index][plain] >= low - slack).all(), node.name
-            assert (found.high[index][plain] <= high + slack).all(), node.name
+    _check_forms(propagation, region, entered, values, found)
+    plain = ~found.lost & ~intervals.lost
+    for index in graph.bent:
+        low, high = intervals.low[index][plain], intervals.high[index][plain]
+        slack = (1e-4 if region.x.dtype == torch.float32 else 1e-9) * (1 + low.abs() + high.abs())
+        assert (found.low[index][plain] >= low - slack).all(), graph.nodes[index].name
+        assert (found.high[index][plain] <= high + slack).all(), graph.nodes[index].name
 
 
 def _check_forms(propagation: Forward, region: Region, points: Tensor, values: list[Tensor], found: FormBounds) -> None:
@@ -94,7 +76,7 @@ def test_every_node_and_every_margin(group: int) -> None:
         t = (dice.choice([1e-3, 0.03, 0.2, 0.7]) * {1.0: 2.0, 2.0: 1.5}.get(r, 1.0) * torch.rand(3)).to(dtype)
         y = model(x).argmax(1)
         graph = read_graph(model, x, dtype=own, device=torch.device("cpu"))
-        points = _points(x, t, r, bounds)
+        points = exact_points(x, t, r, bounds)
         region = Region.of(x.to(own), t.to(own), r, bounds)
         worst = _lowest(model(points.flatten(0, 1)).double().view(*points.shape[:2], -1), y)
         margins = {}

@@ -10,38 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from random_networks import POINTWISE, Grown, region_points
+from random_networks import POINTWISE, PRECISIONS, Grown, check_nodes, exact_points, region_points
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
-from wassertight.geometry import norm
 
 GROUPS, EACH = 6, 12
-PRECISIONS = [(torch.float64, torch.float64), (torch.float32, torch.float64), (torch.float32, torch.float32)]
-
-
-def _points(x: Tensor, t: Tensor, r: float, bounds: tuple[float, float] | None) -> Tensor:
-    """Points of the regions in the model's precision, exactly inside."""
-    points = region_points(x, t, r, bounds).to(x.dtype)
-    inside = norm((points.double() - x.double()).flatten(0, 1), r).view(points.shape[:2]) <= t.double()
-    return torch.where(inside.view(*inside.shape, *(1,) * (x.ndim - 1)), points, x)
-
-
-def _check_nodes(propagation: Propagation, region: Region, points: Tensor) -> None:
-    graph, region = propagation.graph, propagation.enter(region)
-    found = propagation.bounds(region)
-    entered = points.flatten(0, 1).to(region.x)
-    for scaling in propagation.entry:
-        entered = scaling.apply(entered)
-    values = graph.values(entered)
-    known = ~found.lost
-    for index, node in enumerate(graph.nodes):
-        value = values[index].view(*points.shape[:2], *node.shape)[:, known]
-        low, high, error = (v[known] for v in found.triple(index))
-        assert (error >= 0).all(), node.name
-        assert (low - error <= value).all(), node.name
-        assert (value <= high + error).all(), node.name
 
 
 def _lowest(logits: Tensor, y: Tensor) -> Tensor:
@@ -62,13 +37,13 @@ def test_every_node_and_every_margin(group: int) -> None:
         t = (dice.choice([1e-3, 0.03, 0.2, 0.7]) * {1.0: 2.0, 2.0: 1.5}.get(r, 1.0) * torch.rand(3)).to(dtype)
         y = model(x).argmax(1)
         graph = read_graph(model, x, dtype=own, device=torch.device("cpu"))
-        points = _points(x, t, r, bounds)
+        points = exact_points(x, t, r, bounds)
         region = Region.of(x.to(own), t.to(own), r, bounds)
         worst = _lowest(model(points.flatten(0, 1)).double().view(*points.shape[:2], -1), y)
         margins = {}
         for method in ("interval", "crown-ibp", "crown"):
             propagation = Propagation(graph, r, method=method, rounding=Rounding.between(dtype, own))
-            _check_nodes(propagation, region, points)
+            check_nodes(propagation, region, points)
             margins[method] = propagation.margins(region, y).double()
             assert (margins[method] <= worst).all(), (seed, method, model.kinds)
         slack = 1e-5 if own == torch.float32 else 1e-9
@@ -119,7 +94,7 @@ def test_every_pointwise_function_inside_a_network(index: int) -> None:
     points = region_points(x, t, math.inf, None, n=500)
     propagation = Propagation(graph, math.inf, rounding=Rounding.between(torch.float64, torch.float64))
     region = Region.of(x, t, math.inf, None)
-    _check_nodes(propagation, region, points)
+    check_nodes(propagation, region, points)
     y = model(x).argmax(1)
     margins = propagation.margins(region, y)
     assert (margins <= _lowest(model(points.flatten(0, 1)).view(*points.shape[:2], -1), y)).all()

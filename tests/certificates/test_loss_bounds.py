@@ -39,6 +39,32 @@ def test_two_classes_and_a_linear_model_are_exact(r: float, p: float) -> None:
     assert found.value == pytest.approx(float(clean) + 0.01 * slope, rel=1e-5)
 
 
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+@pytest.mark.parametrize("loss", ["cross-entropy", "margin"])
+def test_no_radius_is_the_clean_loss(loss: str, p: float, bounds: tuple[float, float] | None) -> None:
+    model, x, y = _linear()
+    found = LossBound(loss=loss)(model, x, y, WassersteinBall(radius=0.0, p=p, r=2, bounds=bounds))
+    clean = float(wt.attacks.expected_loss.loss_by_name(loss)(model(x).detach(), y).mean())
+    assert found.clean == pytest.approx(clean, rel=1e-12)
+    assert clean <= found.value <= clean + 1e-8 * abs(clean)
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.01])
+@pytest.mark.parametrize("p", [1.0, math.inf])
+def test_curves_hold_beyond_the_threats_radius(radius: float, p: float) -> None:
+    model, x, y = _linear(2)
+    found = LossBound(loss="margin")(model, x, y, WassersteinBall(radius=radius, p=p, r=2))
+    w = model[0].weight.detach()
+    u = (w[1] - w[0]) / (w[1] - w[0]).norm()
+    for t, bound in zip((0.02, 0.1), found.curve(math.inf, [0.02, 0.1]), strict=True):
+        z = x + torch.where(y == 0, t, -t)[:, None] * u
+        assert ((z >= 0) & (z <= 1)).all()
+        logits = model(z).detach()
+        worst = (logits.gather(1, 1 - y[:, None]) - logits.gather(1, y[:, None])).mean()
+        assert float(worst) <= bound + 1e-9
+
+
 @pytest.mark.parametrize(("loss", "r"), [("cross-entropy", math.inf), ("margin", 2.0), ("cross-entropy", 1.0)])
 def test_attacks_stay_below(loss: str, r: float) -> None:
     torch.manual_seed(1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from random_networks import Grown, region_points
 from wassertight.certificates import InputSplit, LinearPropagation
-from wassertight.certificates.propagation.growing import Trial, grow
+from wassertight.certificates.propagation.growing import Effort, Trial, grow
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
@@ -180,6 +180,10 @@ def test_an_unflippable_sample_is_proved_in_the_whole_box_or_as_far_as_time_allo
     assert free.radii.values.isfinite().all()
 
 
+def _effort(seconds: float, tolerance: float, leaves: int, batch: int) -> Effort:
+    return Effort(seconds=seconds, tolerance=tolerance, leaves=leaves, batch=batch)
+
+
 def test_time_and_cells_are_limited() -> None:
     model = _network(12, 0)
     x, y = _data(model, 12, 1)
@@ -187,12 +191,12 @@ def test_time_and_cells_are_limited() -> None:
         graph = read_graph(model, x, dtype=torch.float64, device=torch.device("cpu"))
         propagation = Propagation(graph, math.inf, rounding=Rounding.between(torch.float64, torch.float64))
         begun = time.perf_counter()
-        search = InputSearch(propagation, (0.0, 1.0), seconds=0.3, leaves=10**6, batch=8)
-        search.run(x, y, 0.0, math.inf, 1e-4)
+        search = InputSearch(propagation, (0.0, 1.0), _effort(0.3, 1e-4, 10**6, 8), torch.float64)
+        search.run(x[0], y[0], 0.0, math.inf)
         assert 0.3 <= time.perf_counter() - begun < 3
         assert not search.converged
-        short = InputSearch(propagation, (0.0, 1.0), seconds=60.0, leaves=40, batch=8)
-        radius = short.run(x, y, 0.0, math.inf, 1e-4)
+        short = InputSearch(propagation, (0.0, 1.0), _effort(60.0, 1e-4, 40, 8), torch.float64)
+        radius = short.run(x[0], y[0], 0.0, math.inf)
         assert time.perf_counter() - begun < 30
         assert radius > 0
         assert len(short.cells) <= 48
@@ -206,8 +210,8 @@ def test_finished_cells_lie_in_the_ball(r: float) -> None:
     with torch.no_grad():
         graph = read_graph(model, x, dtype=torch.float64, device=torch.device("cpu"))
         propagation = Propagation(graph, r, rounding=Rounding.between(torch.float64, torch.float64))
-        search = InputSearch(propagation, (0.0, 1.0), seconds=10, leaves=50, batch=16)
-        radius = search.run(x, y, 0.05, math.inf, 0.05)
+        search = InputSearch(propagation, (0.0, 1.0), _effort(10.0, 0.05, 50, 16), torch.float64)
+        radius = search.run(x[0], y[0], 0.05, math.inf)
         cells = search.cells
         low, high = cells.low.clamp_min(0), cells.high.clamp_max(1)
         corners = torch.stack([torch.stack((a[:, 0], b[:, 1]), 1) for a in (low, high) for b in (low, high)])

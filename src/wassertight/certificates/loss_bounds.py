@@ -28,7 +28,7 @@ from torch import Tensor
 from wassertight.certificates.base import check_ball_of_norm
 from wassertight.certificates.growth import GrowthBound
 from wassertight.certificates.lipschitz.norms import product_bounds
-from wassertight.certificates.lipschitz.steps import logit_differences, loss_slopes
+from wassertight.certificates.lipschitz.steps import LOSSES, logit_differences, loss_slopes
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.memory import fitting_batch
 from wassertight.certificates.propagation.reading import read_graph
@@ -36,12 +36,12 @@ from wassertight.certificates.propagation.region import covering_radius
 from wassertight.certificates.reweighting import reweighted_loss
 from wassertight.geometry import conjugate
 from wassertight.inputs import check_inputs, check_weights
+from wassertight.losses import loss_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import DivergenceBall, ThreatModel, WassersteinBall, moves_alone
 from wassertight.transport import SoftBall
 from wassertight.types import InputError, Model, Progress
 
-LOSSES = ("cross-entropy", "margin")
 _BATCH = 32
 """Samples whose growth is bounded at once."""
 _SMALL = 512
@@ -103,7 +103,7 @@ class LossBound:
     slopes: str = "auto"
 
     def __post_init__(self) -> None:
-        if _name(self.loss) not in LOSSES:
+        if loss_name(self.loss) not in LOSSES:
             why = "; the ratio DLR is not Lipschitz, use 'margin'" if "dlr" in self.loss.lower() else ""
             raise InputError(f"losses are certified for {', '.join(LOSSES)}, got {self.loss!r}{why}")
         if self.slopes not in ("auto", "linear", "interval", "none"):
@@ -132,10 +132,10 @@ class LossBound:
         threat = _moves(threat)
         x, y = check_inputs(x, y, threat.bounds)
         mass = check_weights(weights, len(x)).to(x.device)
-        loss, r, p, radius = _name(self.loss), threat.r, threat.p, threat.radius
+        loss, r, p, radius = loss_name(self.loss), threat.r, threat.p, threat.radius
         with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
             queries.clean_logits(x[:1], y)
-            graph = read_graph(model, x[:2].double() if _double(model) else x[:2], dtype=torch.float64, device=x.device)
+            graph = read_graph(model, x[:2], dtype=torch.float64, device=x.device)
         x = x.double()
         product = product_bounds(graph, r).to(x.device)[y].amax(1)
         size = min(batch_size or _BATCH, _BATCH, fitting_batch(graph, torch.float64, x.device))
@@ -158,7 +158,7 @@ class LossBound:
             )  # fmt: skip
         value, multiplier = growth.worst(p, radius, mass)
         rules = {"growth": value}
-        if threat.bounds is not None and self.slopes != "none":
+        if threat.bounds is not None and self.slopes != "none" and radius > 0:
             rules["Lipschitz, Jacobian"] = _lipschitz(clean, growth.slopes[:, -1], p, radius, mass)
         rules["Lipschitz, product"] = _lipschitz(clean, product, p, radius, mass)
         return LossCertificate(
@@ -167,22 +167,24 @@ class LossBound:
         )  # fmt: skip
 
     def _grow(self, graph: Graph, x: Tensor, y: Tensor, threat: ThreatModel, product: Tensor) -> GrowthBound:
-        """Bounds of growth on nested balls, the last of which is the whole box."""
-        r, bounds, loss = threat.r, threat.bounds, _name(self.loss)
+        """Bounds of growth on nested balls."""
+        r, bounds, loss = threat.r, threat.bounds, loss_name(self.loss)
         radii = self.radii(x, threat)
         logits = graph.logits(x)
         values = [loss_bound(logits - logits.gather(1, y[:, None]), y, loss)]
         with torch.no_grad():
-            for t in radii.T[1:]:
-                values.append(loss_bound(logit_differences(graph, x, y, t, r, bounds)[1], y, loss))
+            differences = [logit_differences(graph, x, y, t, r, bounds) for t in radii.T[1:]]
+            values += [loss_bound(high, y, loss) for _, high in differences]
             if self.slopes != "none" and radii.shape[1] > 1:
-                units = sum(math.prod(graph.nodes[index].shape) for index in graph.bent)
-                method = ("linear" if units <= _SMALL else "interval") if self.slopes == "auto" else self.slopes
-                slopes = loss_slopes(graph, x, y, radii.T[1:], r, bounds, loss=loss, method=method).T
+                method = ("linear" if graph.units <= _SMALL else "interval") if self.slopes == "auto" else self.slopes
+                slopes = loss_slopes(
+                    graph, x, y, radii.T[1:], r, bounds, loss=loss, differences=differences, method=method
+                ).T
             else:
                 slopes = torch.full_like(radii[:, 1:], math.inf)
         slopes = torch.minimum(slopes, product[:, None])
-        tail = product if bounds is None else torch.zeros_like(product)
+        # beyond the last ball there is nothing only if it covers the box: not so for p = inf or radius 0
+        tail = torch.where(radii[:, -1] >= covering_radius(x, r, bounds), 0.0, product)
         # what holds on a larger ball holds on a smaller one
         value = torch.stack(values, 1)
         value[:, 1:] = value[:, 1:].flip(1).cummin(1).values.flip(1)
@@ -230,7 +232,7 @@ def loss_bound(differences: Tensor, y: Tensor, loss: str) -> Tensor:
 def _lipschitz(clean: float, slopes: Tensor, p: float, radius: float, mass: Tensor) -> float:
     """`E_n + radius (sum w L^q)^(1/q)`."""
     if radius == 0:
-        return clean
+        return clean + 1e-9 * abs(clean)
     q = conjugate(p)
     if math.isinf(q):
         size = float(slopes[mass > 0].max())
@@ -247,12 +249,3 @@ _ASSUMPTIONS = (
 )
 
 _CONTINUOUS = "the re-weighted law has no mass where the data has none"
-
-
-def _name(loss: str) -> str:
-    return "cross-entropy" if loss.lower() in ("ce", "cross-entropy", "cross_entropy") else loss.lower()
-
-
-def _double(model: Model) -> bool:
-    parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
-    return parameter is not None and parameter.dtype == torch.float64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -180,6 +181,18 @@ def test_no_time_still_gives_a_bracket(r: float) -> None:
     found = largest_gradient(net, range(3), r, Domain.of(3, (0.0, 1.0)), effort=Effort(seconds=0.0))
     assert found.lower <= truth * (1 + 1e-9)
     assert truth <= found.upper
+
+
+@pytest.mark.parametrize("r", [2.0, math.inf])
+def test_the_time_limit_binds(r: float) -> None:
+    net, begun = _net((400, 24, 24, 10), 0), time.perf_counter()
+    whole = Domain.of(net.inputs, None)
+    top = largest_gradient(net, range(10), r, whole, effort=Effort(seconds=0.5))
+    lam = far_slope(net, range(10), r, seconds=0.5)
+    low = lower_slope(net, range(10), r, lam.upper, seconds=0.5)
+    assert time.perf_counter() - begun < 3 * 0.5 + 5.0
+    assert low.lower <= lam.upper
+    assert lam.lower <= top.upper
 
 
 @pytest.mark.parametrize("r", [math.inf, *(pytest.param(r, marks=pytest.mark.slow) for r in (1.0, 2.0))])

@@ -5,6 +5,10 @@ unit, a partial mask is bounded by the relaxation of `relaxation`, dropped where
 already found at a real point, or where a linear programme shows that no cell agrees with it. Stopped at any time, the
 largest open bound is proved and the best gradient found is attained.
 
+Which unit is split: the one that lowers the bound most. Where inputs are so few that cells are far fewer than masks,
+only of the first layer that is not decided: what is left of the domain is then a polytope, the linear programme of the
+next unit is exact, and no more partial masks are met than the arrangement of hinges has cells.
+
 No general position is assumed: a cell counts if its interior meets the domain's.
 """
 
@@ -22,18 +26,19 @@ from torch import Tensor
 
 from wassertight.certificates.lipschitz.climbing import Found, ascend, climb, dual_norm, sample
 from wassertight.certificates.lipschitz.entries import entry_bounds
+from wassertight.certificates.lipschitz.far_programme import specification
 from wassertight.certificates.lipschitz.network import ReluNetwork
 from wassertight.certificates.lipschitz.outcome import CellSearch, Effort
-from wassertight.certificates.lipschitz.programmes import INTERIOR, Cells, Domain, argument_bounds
+from wassertight.certificates.lipschitz.programmes import EMPTY, INTERIOR, Cells, Domain, argument_bounds
 from wassertight.certificates.lipschitz.relaxation import SLACK, Nodes, Relaxation
-from wassertight.certificates.lipschitz.splitting import decide
+from wassertight.certificates.lipschitz.splitting import decide, lowest
 from wassertight.geometry import conjugate
 from wassertight.types import InputError
 
 _EVERY, _TOP = 4, 40
 """Random masks from which every pair is climbed, and then the two best ones again."""
-_EMPTY = -1e-9
-"""A partial mask whose programme has a maximum below this is dropped."""
+_POINTS, _PRODUCTS = 2**14, 2**27
+"""Most random points at which gradients are sought, and most products spent on them (but for 512 points)."""
 
 
 @dataclass(order=True)
@@ -45,8 +50,6 @@ class _Node:
     root: int = field(compare=False)
     phase: Tensor = field(compare=False)
     theta: Tensor = field(compare=False)
-    inside: Tensor | None = field(compare=False)
-    """A point of its relaxed programme."""
     fresh: bool = field(compare=False, default=False)
 
 
@@ -78,8 +81,7 @@ def _linear(
     network: ReluNetwork, pairs: list[tuple[int, int]], labels: set[int], s: float, domain: Domain
 ) -> CellSearch:
     """One cell, one gradient a pair."""
-    eye = torch.eye(network.classes, dtype=torch.float64)
-    norms = dual_norm(torch.stack([eye[j] - eye[y] for y, j in pairs]) @ network.weights[0], s)
+    norms = dual_norm(specification(network, pairs) @ network.weights[0], s)
     y, j = pairs[int(norms.argmax())]
     return CellSearch(
         lower=float(norms.max()), upper=float(norms.max()) * (1 + SLACK), converged=True,
@@ -100,15 +102,15 @@ class _Search:
         self.end = time.perf_counter() + effort.seconds
         self.begun = time.perf_counter()
         self.generator = torch.Generator().manual_seed(seed)
-        eye = torch.eye(network.classes, dtype=torch.float64)
-        self.spec = torch.stack([eye[j] - eye[y] for y, j in pairs])
+        self.spec = specification(network, pairs)
         low, high = argument_bounds(network, domain)
         self.cells = Cells(network, domain, low, high)
-        same = (
-            torch.cat(network.left) == torch.cat(network.right) if network.units else torch.zeros(0, dtype=torch.bool)
-        )
+        same = torch.cat(network.left) == torch.cat(network.right)
         self.first = torch.where(low >= 0, 1, torch.where((high <= 0) | same, 0, -1)).to(torch.int8)
-        self.early = int((self.first < 0).sum()) // 2
+        self.narrow = network.regions**2 <= 2**network.units
+        self.later = effort.later // 3 if self.narrow else effort.later
+        self.early = network.units if self.narrow else int((self.first < 0).sum()) // 2
+        self.met = torch.zeros(0, network.units, dtype=torch.bool)
         self.relaxation = Relaxation(network, s)
         self.best = Found(value=0.0, pair=0, on=None, z=None)
         self.visited = self.bounded = self.solved = 0
@@ -138,27 +140,28 @@ class _Search:
 
     def _seek(self, points: Tensor | None) -> None:
         """The first gradients: at random and given points, then uphill from the best of them."""
-        random = self.domain.points(512, self.generator)
-        for start in sample(
-            self.network, self.spec, self.s, random if points is None else torch.cat((points.double(), random))
-        )[:2]:
-            self._take(start)
+        cost = len(self.spec) * sum(w.numel() for w in self.network.weights)
+        random = self.domain.points(max(512, min(_POINTS, _PRODUCTS // cost)), self.generator)
+        self._take(self._sample(random if points is None else torch.cat((points.double(), random))))
+        end = self.begun + 0.2 * self.effort.seconds
         every = torch.arange(len(self.spec)).repeat(_EVERY)
-        masks = ascend(self.network, self.spec, self.s, every, self.generator)
+        masks = ascend(self.network, self.spec, self.s, every, self.generator, end)
         top = torch.tensor(list(dict.fromkeys(mask.pair for mask in masks))[:2]).repeat(_TOP)
-        masks += ascend(self.network, self.spec, self.s, top, self.generator)
+        masks += ascend(self.network, self.spec, self.s, top, self.generator, end)
         for mask in sorted(masks, key=lambda mask: -mask.value)[: self.effort.climbs]:
-            if (
-                mask.on is None
-                or mask.value <= self.threshold
-                or time.perf_counter() > self.begun + 0.2 * self.effort.seconds
-            ):
+            if mask.on is None or mask.value <= self.threshold or time.perf_counter() > end:
                 break
             _, z = self.cells.meets(mask.on.to(torch.int8).numpy())
             self.solved += 1
             self.visited += 1
-            start = sample(self.network, self.spec, self.s, z[None])[0]
+            start = self._sample(z[None])
             self._climb(start if start.value > self.best.value else self.best)
+
+    def _sample(self, z: Tensor) -> Found:
+        """The largest gradient at points; their masks are kept as witnesses of cells."""
+        found, on = sample(self.network, self.spec, self.s, z)
+        self.met = torch.cat((self.met, on))
+        return found
 
     def _climb(self, start: Found) -> None:
         """Uphill from a point's mask."""
@@ -194,21 +197,18 @@ class _Search:
             )
             value = torch.minimum(self.relaxation.bound(self._nodes(part, nodes.phase, theta)), cap[part])
             for k, row in enumerate(part.tolist()):
-                self._push(float(value[k]), row, self.first, theta[k], None, fresh=True)
+                self._push(float(value[k]), row, self.first, theta[k], fresh=True)
 
     def _nodes(self, roots: Tensor, phase: Tensor, theta: Tensor) -> Nodes:
         rows = self.rows if self.rows.ndim == 2 else self.rows[roots]
         return Nodes(c=self.c[roots], rows=rows, phase=phase, theta=theta)
 
-    def _push(
-        self, value: float, root: int, phase: Tensor, theta: Tensor, inside: Tensor | None, fresh: bool = False
-    ) -> None:
+    def _push(self, value: float, root: int, phase: Tensor, theta: Tensor, fresh: bool = False) -> None:
         if value > self.threshold and bool((phase >= 0).all()):
-            value = min(
-                value, float(dual_norm(self.network.gradients(phase == 1, self.spec[self.pair_of[root]]), self.s))
-            )
+            g = self.network.gradients(phase == 1, self.spec[self.pair_of[root]])
+            value = min(value, float(dual_norm(g, self.s)))
         if value > self.threshold:
-            heapq.heappush(self.heap, _Node(-value, next(self.counter), root, phase, theta, inside, fresh))
+            heapq.heappush(self.heap, _Node(-value, next(self.counter), root, phase, theta, fresh))
 
     def _step(self) -> None:
         """Bounds and splits the most promising nodes."""
@@ -225,9 +225,9 @@ class _Search:
             return
         roots = torch.tensor([node.root for node in alive])
         phase, theta = torch.stack([n.phase for n in alive]), torch.stack([n.theta for n in alive])
-        steps = self.effort.first if alive[0].fresh else self.effort.later
+        steps = self.effort.first if alive[0].fresh else self.later
         nodes = self._nodes(roots, phase, theta)
-        value, theta, ahead = self.relaxation.tighten(nodes, steps, self.threshold)
+        value, theta, ahead = self.relaxation.tighten(nodes, steps, self.threshold, self.end)
         value = torch.minimum(value, torch.tensor([-n.key for n in alive], dtype=torch.float64))
         self.bounded += len(alive)
         keep = (value > self.threshold).nonzero().squeeze(1)
@@ -243,18 +243,19 @@ class _Search:
         def bound(rows: Tensor, phases: Tensor) -> Tensor:
             return self.relaxation.bound(self._nodes(roots[rows], phases, theta[rows]))
 
-        decided = decide(bound, value, phase, ahead, self.threshold, self.effort.tries)
+        allowed = lowest(phase, self.network.sizes) if self.narrow else phase < 0
+        decided = decide(bound, value, phase, ahead, allowed, self.threshold, self.effort.tries)
         for k, node in enumerate(nodes):
             if bool(decided.dead[k]):
                 continue
             if bool(decided.fixed[k]):
-                self._push(float(value[k]), node.root, decided.phase[k], theta[k], node.inside)
+                self._push(float(value[k]), node.root, decided.phase[k], theta[k])
                 continue
             unit = int(decided.unit[k])
             for side in (0, 1):
                 child = phase[k].clone()
                 child[unit] = side
-                self._push(float(decided.halves[k, side]), node.root, child, theta[k], node.inside)
+                self._push(float(decided.halves[k, side]), node.root, child, theta[k])
 
     def _possible(self, node: _Node) -> bool:
         """Whether a cell may agree with a node; full masks are settled here, and points found on the way tried."""
@@ -265,15 +266,14 @@ class _Search:
             norms = dual_norm(self.network.gradients(on, self.spec), self.s)
             if float(norms.max()) <= self.best.value:
                 return False
-        elif int((node.phase < 0).sum()) > self.early or (
-            node.inside is not None and self._agrees(node.phase, node.inside)
-        ):
+        elif int((node.phase < 0).sum()) > self.early or self._known(node.phase):
             return True
+        if self.cells.clashes(node.phase.numpy()):
+            return False
         radius, z = self.cells.meets(node.phase.numpy())
         self.solved += 1
-        if radius < _EMPTY or (full and radius <= INTERIOR):
+        if radius < EMPTY or (full and radius <= INTERIOR):
             return False
-        node.inside = z
         real = self.domain.contains(z[None]).item()
         if real:
             self._try(z)
@@ -285,9 +285,13 @@ class _Search:
 
     def _try(self, z: Tensor) -> None:
         """The gradients at a point, and uphill from there if they are the largest so far."""
-        (start, *_) = sample(self.network, self.spec, self.s, z[None])
+        start = self._sample(z[None])
         if self._take(start):
             self._climb(start)
+
+    def _known(self, phase: Tensor) -> bool:
+        """Whether a cell that was met agrees."""
+        return bool(((phase < 0) | (self.met == (phase == 1))).all(1).any())
 
     def _agrees(self, phase: Tensor, z: Tensor) -> bool:
         a = self.network.arguments(z[None])[0]

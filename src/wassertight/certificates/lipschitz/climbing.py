@@ -33,19 +33,19 @@ def dual_norm(v: Tensor, s: float) -> Tensor:
     return size
 
 
-def sample(network: ReluNetwork, spec: Tensor, s: float, z: Tensor) -> list[Found]:
-    """The largest gradient at every point (n, inputs), best first; points on a hinge are left out."""
+def sample(network: ReluNetwork, spec: Tensor, s: float, z: Tensor) -> tuple[Found, Tensor]:
+    """The largest gradient at points (n, inputs), and all masks met, (m, units); points on a hinge are left out."""
     a = network.arguments(z)
-    clear = (a.abs() > _CLEAR * a.abs().amax(1, keepdim=True)) | _constant(network)
-    on = a > 0
+    clear = ((a.abs() > _CLEAR * a.abs().amax(1, keepdim=True)) | _constant(network)).all(1)
+    if not bool(clear.any()):
+        return Found(value=0.0, pair=0, on=None, z=None), a[:0] > 0
+    on, mask = torch.unique(a[clear] > 0, dim=0, return_inverse=True)
+    at = torch.full((len(on),), len(mask)).scatter_reduce(0, mask, torch.arange(len(mask)), "amin")
     some = max(1, _ENTRIES // (len(spec) * network.inputs))
     norms = torch.cat([dual_norm(network.gradients(part[:, None], spec), s) for part in torch.split(on, some)])
     best, pair = norms.max(1)
-    best = torch.where(clear.all(1), best, 0.0)
-    order = best.argsort(descending=True).tolist()
-    return [Found(value=float(best[k]), pair=int(pair[k]), on=on[k], z=z[k]) for k in order if best[k] > 0] or [
-        Found(value=0.0, pair=0, on=None, z=None)
-    ]
+    k = int(best.argmax())
+    return Found(value=float(best[k]), pair=int(pair[k]), on=on[k], z=z[clear][at[k]]), on
 
 
 def climb(
@@ -88,11 +88,14 @@ def climb(
     return best, solved
 
 
-def ascend(network: ReluNetwork, spec: Tensor, s: float, pair: Tensor, generator: torch.Generator) -> list[Found]:
+def ascend(
+    network: ReluNetwork, spec: Tensor, s: float, pair: Tensor, generator: torch.Generator, end: float
+) -> list[Found]:
     """Masks that no flip of one unit improves, whether or not they have a cell; no points, best first.
 
     Args:
         pair: rows of spec, one a random start.
+        end: by `time.perf_counter`; what is reached by then is returned.
     """
     flips = torch.eye(network.units, dtype=torch.bool)
     on = torch.rand(len(pair), network.units, generator=generator) < 0.5
@@ -103,6 +106,9 @@ def ascend(network: ReluNetwork, spec: Tensor, s: float, pair: Tensor, generator
         if not len(rows):
             break
         for part in torch.split(rows, max(1, _ENTRIES // (network.units * network.inputs))):
+            if time.perf_counter() > end:
+                moving[:] = False
+                break
             masks = on[part, None] ^ flips
             best, k = dual_norm(network.gradients(masks, spec[pair[part], None]), s).max(1)
             better = best > value[part] * (1 + 1e-12)

@@ -21,7 +21,10 @@ from wassertight.certificates.lipschitz.network import ReluNetwork
 from wassertight.geometry import dual_direction, norm
 
 ROUNDS = 40
-STARTS = 256
+_STARTS, _ENTRIES = 256, 2**23
+"""Directions from which every pair is climbed; fewer where all pairs together have more entries."""
+_FIRST = 0.2
+"""Share of the time for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ def far_slope(
     """Lambda, exactly where the programmes end in time."""
     begun, net = time.perf_counter(), network.homogeneous
     pairs = ordered_pairs(labels, net.classes)
-    u, value = _rise(net, pairs, r, seed)
+    u, value = _rise(net, pairs, r, seed, begun + _FIRST * seconds)
     uppers, nodes = [], 0
     best = int(value.argmax())
     for k in value.argsort(descending=True).tolist():
@@ -80,23 +83,29 @@ def far_slope(
     )  # fmt: skip
 
 
-def _rise(net: ReluNetwork, pairs: list[tuple[int, int]], r: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The best direction found for every pair, (pairs, inputs), and its slope."""
-    generator = torch.Generator().manual_seed(seed)
-    spec = specification(net, pairs)
-    start = torch.randn(STARTS, net.inputs, generator=generator, dtype=torch.float64)
+def starts(net: ReluNetwork, seed: int, searches: int) -> Tensor:
+    """Random directions (n, inputs) that so many searches at once begin with: 256, or what memory allows."""
+    n = max(8, min(_STARTS, _ENTRIES // (searches * net.inputs)))
+    return torch.randn(n, net.inputs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _rise(net: ReluNetwork, pairs: list[tuple[int, int]], r: float, seed: int, end: float) -> tuple[Tensor, Tensor]:
+    """The best direction found for every pair, (pairs, inputs), and its slope; stops at `end`, after a round at least."""
+    spec, start = specification(net, pairs), starts(net, seed, len(pairs))
     u = start.repeat(len(pairs), 1)
-    c = spec.repeat_interleave(STARTS, 0)
+    c = spec.repeat_interleave(len(start), 0)
     best, kept = torch.full((len(u),), -math.inf, dtype=torch.float64), u.clone()
     for step in range(ROUNDS):
         u = u / norm(u, r)[:, None].clamp_min(1e-300)
         value = (net.logits(u) * c).sum(1)
         better = value > best
         best, kept = torch.where(better, value, best), torch.where(better[:, None], u, kept)
+        if time.perf_counter() > end:
+            break
         g = net.gradients(net.arguments(kept) > 0, c)
         share = 1.0 if step % 2 == 0 else 0.5 ** (1 + step / 4)
         u = (1 - share) * kept + share * dual_direction(g, r)
-    best, kept = best.view(len(pairs), STARTS), kept.view(len(pairs), STARTS, -1)
+    best, kept = best.view(len(pairs), -1), kept.view(len(pairs), len(start), -1)
     value, k = best.max(1)
     return kept[torch.arange(len(pairs)), k], value
 

@@ -37,10 +37,11 @@ from wassertight.certificates.lipschitz.norms import SLACK, local_products
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.backward import lower_bounds
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.propagation import Propagation, specification
+from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.relaxations import dot
 from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.certificates.propagation.specification import other_classes, specification
 from wassertight.geometry import conjugate, norm
 from wassertight.types import Bounds, InputError
 
@@ -100,9 +101,7 @@ def jacobian_bounds(
             one = _Local(propagation, graph, x[part], t[part], bounds, spec[part])
             parts.append(one.slopes(rows if method == "linear" else 0, descents))
     found = torch.cat(parts) * (1 + SLACK) if parts else x.new_zeros(0, graph.classes - 1)
-    others = torch.arange(graph.classes, device=x.device).expand(len(x), -1)
-    others = others[others != y[:, None]].view(len(x), -1)
-    return x.new_zeros(len(x), graph.classes).scatter(1, others, found)
+    return x.new_zeros(len(x), graph.classes).scatter(1, other_classes(y, graph.classes), found)
 
 
 class _Local:

@@ -55,6 +55,15 @@ class ReluNetwork:
         return sum(self.sizes)
 
     @cached_property
+    def regions(self) -> int:
+        """The network has no more cells: a layer cuts those before like hyperplanes of the smallest dimension so far."""
+        count, dimension = 1, self.inputs
+        for size in self.sizes:
+            count *= sum(math.comb(size, k) for k in range(min(dimension, size) + 1))
+            dimension = min(dimension, size)
+        return count
+
+    @cached_property
     def homogeneous(self) -> ReluNetwork:
         """The network without shifts: what is left of it far away, `f(t u) / t -> f_0(u)`."""
         return replace(self, biases=tuple(torch.zeros_like(b) for b in self.biases))

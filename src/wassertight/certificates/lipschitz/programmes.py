@@ -8,7 +8,7 @@ its maximum, if positive, is the radius of the largest ball in the cell around a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,8 @@ from wassertight.types import InputError
 Array = npt.NDArray[np.float64]
 INTERIOR = 1e-9
 """Cells whose largest ball is no larger are taken to be empty."""
+EMPTY = -1e-9
+"""A partial mask whose programme has a maximum below this is dropped."""
 _CUTS = 40
 
 
@@ -112,14 +114,22 @@ def argument_bounds(network: ReluNetwork, domain: Domain) -> tuple[Tensor, Tenso
     return torch.cat(lows) if lows else low[:0], torch.cat(highs) if highs else high[:0]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cells:
-    """Programmes over one network and one domain; `low`, `high` are known bounds of all arguments, (units,)."""
+    """Programmes over one network and one domain; `low`, `high` are known bounds of all arguments, (units,).
+
+    Partial masks that a programme has shown to be empty are remembered, cut down to the units whose constraints the
+    programme's dual uses (and the decided units of layers before those): the same few sides are empty in every mask.
+    """
 
     network: ReluNetwork
     domain: Domain
     low: Tensor
     high: Tensor
+    conflicts: npt.NDArray[np.int8] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.conflicts = np.zeros((0, self.network.units), dtype=np.int8)
 
     @cached_property
     def _basis(self) -> Array:
@@ -162,14 +172,16 @@ class Cells:
         The distance is exact for a full mask, an upper bound for a partial one (undecided units are relaxed to the
         triangle between their slopes); -inf where the programme has no solution at all.
         """
-        rows, limits, columns, norms = self._constraints(phase)
+        rows, limits, columns, norms, units = self._constraints(phase)
         offset, low, high = self._box
         cuts: list[Array] = []
         while True:
             solution = self._solve(rows, limits, norms, columns, low, high, cuts)
             if solution is None:
                 return -math.inf, torch.zeros(self.network.inputs, dtype=torch.float64)
-            radius, v = solution
+            radius, v, used = solution
+            if radius < EMPTY:
+                self._learn(phase, units[used[: len(units)]])
             z = torch.from_numpy(offset + self._basis @ v)
             z = torch.minimum(torch.maximum(z, self.domain.low), self.domain.high)
             if self.domain.centre is None or self.domain.r != 2:
@@ -180,8 +192,20 @@ class Cells:
                 return radius, z
             cuts.append(step / far)
 
-    def _constraints(self, phase: npt.NDArray[np.int8]) -> tuple[Array, Array, int, Array]:
-        """Rows @ variables + norms * radius <= limits."""
+    def clashes(self, phase: npt.NDArray[np.int8]) -> bool:
+        """Whether a partial mask contains one that is known to be empty."""
+        return bool(((self.conflicts < 0) | (self.conflicts == phase)).all(1).any())
+
+    def _learn(self, phase: npt.NDArray[np.int8], units: npt.NDArray[np.int64]) -> None:
+        """Remembers what of a mask is empty, from the units whose constraints say so."""
+        ends = np.cumsum(self.network.sizes)
+        last = int(np.searchsorted(ends, units.max(initial=0), side="right"))
+        needed = np.arange(len(phase)) < (ends[last - 1] if last else 0)
+        needed[units] = True
+        self.conflicts = np.vstack((self.conflicts, np.where(needed, phase, -1).astype(np.int8)))
+
+    def _constraints(self, phase: npt.NDArray[np.int8]) -> tuple[Array, Array, int, Array, npt.NDArray[np.int64]]:
+        """Rows @ variables + norms * radius <= limits, and the unit of every row."""
         inputs = self._basis.shape[1]
         decided = [p >= 0 for p in np.split(phase, np.cumsum(self.network.sizes)[:-1])]
         deepest = max((t for t, d in enumerate(decided) if d.any()), default=-1)
@@ -189,7 +213,7 @@ class Cells:
         total = inputs + loose
         value, shift = np.zeros((self.network.inputs, total)), self._box[0]
         value[:, :inputs] = self._basis
-        rows, limits, norms = [], [], []
+        rows, limits, norms, units = [], [], [], []
         column, at = inputs, 0
         for t in range(deepest + 1):
             w, b, left, right = self._layers[t]
@@ -199,6 +223,7 @@ class Cells:
             rows.append(-sign[:, None] * a[known])
             limits.append(sign * c[known])
             norms.append(np.linalg.norm(a[known], axis=1))
+            units += (at + np.flatnonzero(known)).tolist()
             slope = np.where(on, right, left)
             value, shift = slope[:, None] * a, slope * c
             if t < deepest:
@@ -212,20 +237,24 @@ class Cells:
                         rows.append(side * (s * a[k] - value[k])[None])
                         limits.append(np.array([-side * s * c[k]]))
                         norms.append(np.zeros(1))
+                        units.append(at + int(k))
                     if math.isfinite(lo) and math.isfinite(hi) and hi > lo:
                         first, last = (left if lo < 0 else right)[k] * lo, (right if hi > 0 else left)[k] * hi
                         chord = (last - first) / (hi - lo)
                         rows.append(side * (value[k] - chord * a[k])[None])
                         limits.append(np.array([side * (first + chord * (c[k] - lo))]))
                         norms.append(np.zeros(1))
+                        units.append(at + int(k))
             at += len(b)
         if not rows:
-            return np.zeros((0, total)), np.zeros(0), total, np.zeros(0)
-        return np.concatenate(rows), np.concatenate(limits), total, np.concatenate(norms)
+            return np.zeros((0, total)), np.zeros(0), total, np.zeros(0), np.zeros(0, dtype=np.int64)
+        found = np.concatenate(rows), np.concatenate(limits), total, np.concatenate(norms)
+        return *found, np.array(units, dtype=np.int64)
 
     def _solve(
         self, rows: Array, limits: Array, norms: Array, columns: int, low: Array, high: Array, cuts: list[Array]
-    ) -> tuple[float, Array] | None:
+    ) -> tuple[float, Array, npt.NDArray[np.bool_]] | None:
+        """Maximum, the input's variables, and the rows the dual uses."""
         from scipy.optimize import linprog
 
         size = len(low)
@@ -247,5 +276,5 @@ class Cells:
             options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
         )  # fmt: skip
         if result.status not in (0, 2, 3, 4) or result.x is None:
-            return None if result.status == 2 else (1.0, np.zeros(size))
-        return -float(result.fun), np.asarray(result.x[:size])
+            return None if result.status == 2 else (1.0, np.zeros(size), np.ones(len(matrix), dtype=bool))
+        return -float(result.fun), np.asarray(result.x[:size]), np.asarray(result.ineqlin.marginals) != 0

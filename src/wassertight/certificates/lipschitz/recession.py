@@ -19,13 +19,15 @@ from torch import Tensor
 
 from wassertight.certificates.lipschitz.climbing import dual_norm
 from wassertight.certificates.lipschitz.far_programme import specification
-from wassertight.certificates.lipschitz.infinity import ROUNDS, STARTS, AtInfinity, cone_of, ordered_pairs
+from wassertight.certificates.lipschitz.infinity import ROUNDS, AtInfinity, cone_of, ordered_pairs, starts
 from wassertight.certificates.lipschitz.network import ReluNetwork
 from wassertight.certificates.lipschitz.programmes import INTERIOR, Cells, Domain, argument_bounds
 from wassertight.geometry import conjugate, dual_direction
 
 _CORNERS = 14
 """Most inputs whose sign corners are all tried."""
+_ENTRIES = 2**23
+"""Most entries of gradients at once."""
 
 
 def lower_slope(
@@ -33,37 +35,41 @@ def lower_slope(
 ) -> AtInfinity:  # fmt: skip
     """l, between a triple that was found and `upper` (Lambda's bound), exactly where the candidates could all be tried."""
     begun, net = time.perf_counter(), network.homogeneous
+    end = begun + seconds
     pairs = ordered_pairs(labels, net.classes)
     spec = specification(net, pairs)
-    complete = True
-    tried = 0
+    tried, every = 0, True
     best: tuple[float, int, Tensor | None] = (0.0, 0, None)
 
     def offer(u: Tensor) -> None:
         nonlocal best, tried
-        tried += len(u)
-        value, pair, k = _fixed(net, spec, r, u)
-        if value > best[0]:
-            best = (value, pair, u[k])
+        for part in torch.split(u, max(1, _ENTRIES // (len(spec) * net.inputs))) if len(u) else ():
+            if time.perf_counter() > end:
+                break
+            tried += len(part)
+            value, pair, k = _fixed(net, spec, r, part)
+            if value > best[0]:
+                best = (value, pair, part[k])
 
     eye = torch.eye(net.inputs, dtype=torch.float64)
     if r == 1:
         offer(torch.cat((eye, -eye)))
     elif math.isinf(r) and net.inputs <= _CORNERS:
-        corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=net.inputs)), dtype=torch.float64)
-        for part in torch.split(corners, 4096):
-            offer(part)
+        offer(torch.tensor(list(itertools.product((-1.0, 1.0), repeat=net.inputs)), dtype=torch.float64))
     else:
-        u = torch.randn(STARTS, net.inputs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        u = starts(net, seed, len(spec))
         for c in spec:
+            if time.perf_counter() > end:
+                break
             v = u
             for _ in range(ROUNDS):
                 v = dual_direction(net.gradients(net.arguments(v) > 0, c), r)
-            offer(v)
-        complete = r == 2 and _cones(net, begun + seconds, lambda on: offer(_steepest(net, spec, on, r)))
+            offer(v[own_direction(net, c[None], r, v).squeeze(1) > 0])
+        every = r == 2 and _cones(net, end, lambda on: offer(_steepest(net, spec, on, r)))
+    exact = every and time.perf_counter() <= end
     mask, slack = cone_of(net, best[2])
     return AtInfinity(
-        lower=best[0], upper=best[0] if complete else max(upper, best[0]), pair=pairs[best[1]], direction=best[2], mask=mask,
+        lower=best[0], upper=best[0] if exact else max(upper, best[0]), pair=pairs[best[1]], direction=best[2], mask=mask,
         slack=slack, nodes=tried, seconds=time.perf_counter() - begun,
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ Rounding: the Cholesky factor of `diag(lam) - h M h` is exact for a matrix off b
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -148,11 +149,14 @@ class Relaxation:
             )
         return theta
 
-    def tighten(self, nodes: Nodes, steps: int, below: float = -math.inf) -> tuple[Tensor, Tensor, Tensor]:
+    def tighten(
+        self, nodes: Nodes, steps: int, below: float = -math.inf, end: float = math.inf
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Better multipliers by Adam on their logarithms, kept feasible by a log-determinant barrier.
 
         Args:
             below: rows whose bound is at most this need no more steps.
+            end: of the time, by `time.perf_counter`; one step is made in any case.
 
         Returns:
             best bounds (n,), the multipliers that gave them, and estimates (n, units, 2) of the bound with one more unit
@@ -177,7 +181,7 @@ class Relaxation:
             if step % _PATIENCE == 0:
                 stuck = bool((best > before * (1 - _PROGRESS)).all()) and bool(best.isfinite().all())
                 before = best.clone()
-            if step == steps or stuck or bool((best <= below).all()):
+            if step == steps or stuck or bool((best <= below).all()) or time.perf_counter() > end:
                 break
             slope = slope.nan_to_num(0.0, 0.0, 0.0)
             rate = torch.where(fine[:, None], rate, rate / 2)

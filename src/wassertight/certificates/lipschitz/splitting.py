@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,20 +29,31 @@ class Decided:
     halves: Tensor
 
 
+def lowest(phase: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The undecided units (n, units) of the first layer that has any."""
+    free = phase < 0
+    layers = torch.split(free, list(sizes), 1)
+    earlier = torch.stack([layer.any(1) for layer in layers], 1).int().cumsum(1) - 1
+    return torch.cat([layer & (before[:, None] <= 0) for layer, before in zip(layers, earlier.T, strict=True)], 1)
+
+
 def decide(
-    bound: Callable[[Tensor, Tensor], Tensor], value: Tensor, phase: Tensor, ahead: Tensor, threshold: float, tries: int
-) -> Decided:
+    bound: Callable[[Tensor, Tensor], Tensor], value: Tensor, phase: Tensor, ahead: Tensor, allowed: Tensor,
+    threshold: float, tries: int,
+) -> Decided:  # fmt: skip
     """Bounds the sides that estimates put below the threshold, and those of the `tries` units that matter most.
 
     Args:
         bound: of the masks (m, units) that are children of the nodes (m,).
         value, phase: bounds and partial masks of the nodes.
         ahead: estimated bounds of all children, (n, units, 2).
+        allowed: undecided units that may be split, (n, units); at least one a node.
     """
     free = phase < 0
-    drop = (value[:, None, None] - ahead).clamp_min(0).amax(2).masked_fill(~free, -1.0)
+    drop = (value[:, None, None] - ahead).clamp_min(0).amax(2).masked_fill(~allowed, -1.0)
     units = drop.topk(min(tries, phase.shape[1]), dim=1).indices
-    likely = (ahead <= threshold).scatter(1, units[:, :, None].expand(-1, -1, 2), True) & free[:, :, None]
+    tried = torch.zeros_like(free).scatter(1, units, True) & allowed
+    likely = (ahead <= threshold) & free[:, :, None] | tried[:, :, None]
     bounds = torch.full_like(ahead, math.inf)
     rows, unit, side = likely.nonzero(as_tuple=True)
     for k in torch.split(torch.arange(len(rows)), _CHUNK):
@@ -50,7 +61,7 @@ def decide(
         bounds[rows[k], unit[k], side[k]] = bound(rows[k], trial)
     bounds = torch.minimum(bounds, value[:, None, None])
     away = (bounds <= threshold) & likely
-    best = (value[:, None] - bounds.amin(2) + 1e-12).masked_fill(~likely.all(2), -1.0).argmax(1)
+    best = (value[:, None] - bounds.amin(2) + 1e-12).masked_fill(~tried, -1.0).argmax(1)
     return Decided(
         phase=torch.where(away[..., 0], 1, torch.where(away[..., 1], 0, phase)).to(torch.int8),
         fixed=away.flatten(1).any(1),

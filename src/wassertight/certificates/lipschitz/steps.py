@@ -9,6 +9,7 @@ L_j among classes that can be the runner-up in the region. The ratio loss DLR ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,9 +20,10 @@ from torch import Tensor
 from wassertight.certificates.lipschitz.jacobians import jacobian_bounds
 from wassertight.certificates.lipschitz.norms import SLACK
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.propagation import Propagation, specification
+from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.certificates.propagation.specification import other_classes, specification
 from wassertight.types import Bounds, InputError
 
 LOSSES = ("cross-entropy", "margin")
@@ -56,6 +58,7 @@ def loss_slopes(
     bounds: Bounds,
     *,
     loss: str = "cross-entropy",
+    differences: Sequence[tuple[Tensor, Tensor]] | None = None,
     **options: Any,
 ) -> Float[Tensor, "m n"]:
     """Bounds of a loss's slope: row k holds on balls of radius `radii[k]`, and never falls with k.
@@ -64,14 +67,14 @@ def loss_slopes(
         graph, x, y, r, bounds, options: as for `jacobian_bounds`.
         radii: ascending, (m,), or (m, n) with radii of each sample.
         loss: "cross-entropy" or "margin" (`max over j != y of f_j - f_y`).
+        differences: what `logit_differences` gives for every radius, where it is known already.
     """
     radii = _ascending(radii, len(x))
     slopes = nested_bounds(graph, x, y, radii, r, bounds, **options)
     method = str(options.get("method", "linear"))
-    rows = [
-        slope_of_loss(part, *logit_differences(graph, x, y, t, r, bounds, method=method), y, loss)
-        for part, t in zip(slopes, radii, strict=True)
-    ]
+    if differences is None:
+        differences = [logit_differences(graph, x, y, t, r, bounds, method=method) for t in radii]
+    rows = [slope_of_loss(part, *ends, y, loss) for part, ends in zip(slopes, differences, strict=True)]
     return _monotone(torch.stack(rows))
 
 
@@ -88,8 +91,7 @@ def logit_differences(
     region = propagation.enter(Region.of(x, torch.where(known, t, 1.0), r, bounds))
     found = propagation.bounds(region)
     ends = []
-    others = torch.arange(graph.classes, device=x.device).expand(len(x), -1)
-    others = others[others != y[:, None]].view(len(x), -1)
+    others = other_classes(y, graph.classes)
     for sign in (1.0, -1.0):
         low = torch.where(known[:, None], propagation.final(region, found, sign * spec), -torch.inf)
         ends.append(sign * x.new_zeros(len(x), graph.classes).scatter(1, others, low))

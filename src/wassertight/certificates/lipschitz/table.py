@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -85,8 +84,7 @@ def lipschitz_table(
         if bounds is not None:
             begun = time.perf_counter()
             whole = torch.full((len(first),), torch.inf, dtype=torch.float64, device=x.device)
-            units = sum(math.prod(graph.nodes[index].shape) for index in graph.bent)
-            method = "linear" if units <= _SMALL else "interval"
+            method = "linear" if graph.units <= _SMALL else "interval"
             local = jacobian_bounds(graph, x[first], y[first], whole, norm, bounds, method=method)
             rows.append(
                 LipschitzRow(constant="L", lower=None, upper=float(local.amax()), how=f"Jacobian, {method} bounds", **about,

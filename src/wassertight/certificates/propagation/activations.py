@@ -64,10 +64,6 @@ class Activation(Protocol):
         """Where the enclosure cannot be exact."""
         ...
 
-    def split(self, low: Tensor, high: Tensor) -> Tensor:
-        """Where branch and bound should cut the interval; inside it wherever `bend` holds."""
-        ...
-
 
 def rounding(a: Tensor) -> float:
     """Relative size of an outward shift: eight machine epsilons, above what a line's dozen operations can lose."""
@@ -143,10 +139,6 @@ class Hinge:
     def bend(self, low: Tensor, high: Tensor) -> Tensor:
         """Units whose sign is not known."""
         return (low < 0) & (high > 0)
-
-    def split(self, low: Tensor, high: Tensor) -> Tensor:
-        """The kink."""
-        return torch.zeros_like(low)
 
     @property
     def _representable(self) -> bool:
@@ -225,14 +217,6 @@ class Ramp:
     def bend(self, low: Tensor, high: Tensor) -> Tensor:
         """Units with a corner inside."""
         return ((low < self.start) & (high > self.start)) | ((low < self.stop) & (high > self.stop))
-
-    def split(self, low: Tensor, high: Tensor) -> Tensor:
-        """The corner inside; of two, the one nearer the midpoint."""
-        middle = (low + high) / 2
-        first = (low < self.start) & (high > self.start)
-        second = (low < self.stop) & (high > self.stop)
-        nearer = middle <= (self.start + self.stop) / 2
-        return torch.where(first & (nearer | ~second), self.start, torch.where(second, self.stop, middle))
 
     def _size(self) -> float:
         return abs(self.bottom) + abs(self.top)

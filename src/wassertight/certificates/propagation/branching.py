@@ -6,8 +6,8 @@ was split stays split, and only leaves not yet proved at the new radius are boun
 grows as long as there is time, and whatever was proved last is returned.
 
 Bounds of a leaf are backward bounds with optimised slopes and multipliers (`slopes`); inner bounds are those of
-the root of the radius. The unit to split is the one
-whose two lines cost the bound most, the best of a few being found by bounding both children (2104.06718 filters so).
+the root of the radius. The unit to split is the one whose two lines cost the bound most, the best of a few being found
+by bounding both children (2104.06718 filters so).
 """
 
 from __future__ import annotations
@@ -19,36 +19,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wassertight.certificates.propagation.growing import Trial, grow
-from wassertight.certificates.propagation.propagation import Bounds, Propagation, specification
+from wassertight.certificates.propagation.growing import Effort, Trial, grow
+from wassertight.certificates.propagation.propagation import Bounds, Propagation
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
 from wassertight.certificates.propagation.slopes import Ascent, ascend
+from wassertight.certificates.propagation.specification import specification
 from wassertight.types import Bounds as Box
 
 _LAST = 120
 """Gradient steps for a leaf that has no undecided unit left."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """What a search may spend.
-
-    Attributes:
-        seconds: wall time a sample.
-        tolerance: relative width of the bracket at which a sample is done.
-        leaves: most leaves of one sample.
-        batch: leaves split at once.
-        ascents: gradient steps on the slopes of a leaf.
-        tries: units whose children are bounded before one is split.
-    """
-
-    seconds: float
-    tolerance: float
-    leaves: int
-    batch: int
-    ascents: int
-    tries: int
 
 
 @dataclass(kw_only=True)
@@ -91,6 +71,7 @@ class Search:
         self.arguments = {k: graph.nodes[k].parents[0] for k in self.hinges}
         self.sizes = [int(torch.tensor(graph.nodes[k].shape).prod()) for k in self.hinges]
         self.splits = self.evaluations = 0
+        self.converged = True
 
     def run(self, x: Tensor, y: Tensor, proved: float, ceiling: float, goal: float | None = None) -> float:
         """A radius >= `proved` that is proved for x (*features) with label y ().
@@ -100,8 +81,11 @@ class Search:
             ceiling: no larger radius can be proved (an attack's distance); inf where none is known.
             goal: the one radius that matters; all time goes to it.
         """
-        if not self.hinges:
-            return proved
+        radius = self._grown(x, y, proved, ceiling, goal) if self.hinges else proved
+        self.converged &= radius * (1 + 2 * self.effort.tolerance) >= ceiling
+        return radius
+
+    def _grown(self, x: Tensor, y: Tensor, proved: float, ceiling: float, goal: float | None) -> float:
         self.x = x[None].to(self.dtype)
         self.spec = specification(y[None], self.graph.classes, self.dtype)[0]
         self.leaves = self._first(len(self.spec))

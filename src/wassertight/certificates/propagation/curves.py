@@ -102,10 +102,6 @@ class Curve:
         """Intervals wider than rounding."""
         return high - low > rounding(low) * (low.abs() + high.abs()) + torch.finfo(low.dtype).tiny
 
-    def split(self, low: Tensor, high: Tensor) -> Tensor:
-        """The midpoint."""
-        return low + (high - low) / 2
-
     def _ends(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Values at the ends of admissible intervals."""
         check_intervals(self.name, low, high)

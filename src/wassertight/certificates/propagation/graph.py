@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -64,6 +65,11 @@ class Graph:
     def bent(self) -> tuple[int, ...]:
         """Nodes whose bounds matter: arguments of operations that are not affine."""
         return tuple(sorted({p for node in self.nodes if not node.affine for p in node.parents}))
+
+    @property
+    def units(self) -> int:
+        """How many numbers `bent` nodes have together: the size of the network to whoever bounds it."""
+        return sum(math.prod(self.nodes[index].shape) for index in self.bent)
 
     @cached_property
     def straight(self) -> frozenset[int]:

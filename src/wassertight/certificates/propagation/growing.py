@@ -12,6 +12,27 @@ _FIRST = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What a search may spend.
+
+    Attributes:
+        seconds: wall time a sample.
+        tolerance: relative width of the bracket at which a sample is done.
+        leaves: most leaves of one sample.
+        batch: leaves split at once.
+        ascents: gradient steps on the slopes of a leaf, where hinges are split.
+        tries: units whose children are bounded before one is split, likewise.
+    """
+
+    seconds: float
+    tolerance: float
+    leaves: int
+    batch: int
+    ascents: int = 4
+    tries: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """What trying one radius has shown.
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from wassertight.certificates.base import CertificateMethod, Proved, Task
 from wassertight.certificates.propagation.forward import Forward
-from wassertight.certificates.propagation.methods import LinearPropagation, bracketed, check_settings
+from wassertight.certificates.propagation.growing import Effort
+from wassertight.certificates.propagation.methods import LinearPropagation, bracketed, check_settings, searched
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.radii import Reading
 from wassertight.certificates.propagation.splitting import InputSearch
-from wassertight.types import InputError, Passes
+from wassertight.types import InputError
 
 _SHALLOW = 2
 """Most hidden layers for which forward bounds of cells pay: they loosen faster with depth than backward ones."""
@@ -96,26 +96,9 @@ class InputSplit(CertificateMethod):
             return LinearPropagation().prove(task)
         reading = Reading.of(task, self.precision)
         first = bracketed(LinearPropagation(precision=self.precision), task, "crown", reading)
-        search = InputSearch(
-            _inner(reading, task.threat.r),
-            task.threat.bounds,
-            seconds=self.seconds,
-            leaves=self.leaves,
-            batch=self.batch,
-        )
-        radii, upper = first.radii.clone(), task.upper.to(first.radii)
-        rows = (radii * (1 + self.tolerance) < upper).nonzero().squeeze(1).tolist()
-        for done, i in enumerate(rows):
-            x, y = task.x[i : i + 1].to(reading.dtype), task.y[i : i + 1]
-            radii[i] = search.run(x, y, float(radii[i]), float(upper[i]), self.tolerance)
-            task.tell(done + 1, len(rows))
-        return dataclasses.replace(
-            first,
-            radii=radii,
-            steps=first.steps + search.splits,
-            converged=search.converged,
-            passes=first.passes + Passes(backward=search.evaluations),
-        )
+        effort = Effort(seconds=self.seconds, tolerance=self.tolerance, leaves=self.leaves, batch=self.batch)
+        search = InputSearch(_inner(reading, task.threat.r), task.threat.bounds, effort, reading.dtype)
+        return searched(first, task, search, self.tolerance)
 
 
 def _inner(reading: Reading, r: float) -> Propagation:

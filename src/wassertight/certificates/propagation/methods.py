@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from wassertight.certificates.base import CertificateMethod, Proved, Task
 from wassertight.certificates.propagation.forward import propagation_of
 from wassertight.certificates.propagation.memory import fitting_batch
 from wassertight.certificates.propagation.radii import PRECISIONS, RadiusSearch, Reading
-from wassertight.types import InputError, Passes
+from wassertight.types import InputError, Passes, Status
 
 
 @runtime_checkable
@@ -135,6 +137,41 @@ def bracketed(method: _Settings, task: Task, kind: str, reading: Reading | None 
         steps=search.rounds,
         converged=search.converged,
         passes=Passes(forward=search.propagations, backward=linear),
+    )
+
+
+@runtime_checkable
+class Searcher(Protocol):
+    """What searches one sample after the other and counts what it spends."""
+
+    splits: int
+    evaluations: int
+    converged: bool
+
+    def run(self, x: Tensor, y: Tensor, proved: float, ceiling: float, goal: float | None = None) -> float:
+        """A radius >= `proved` that is proved for x (*features) with label y ()."""
+        ...
+
+
+def searched(first: Proved, task: Task, search: Searcher, tolerance: float) -> Proved:
+    """Every sample whose bracket between the first answer and the attack is open, searched in turn."""
+    radii, upper = first.radii.clone(), task.upper.to(first.radii)
+    rows = (radii * (1 + tolerance) < upper).nonzero().flatten().tolist()
+    for done, i in enumerate(rows):
+        radii[i] = search.run(task.x[i], task.y[i], float(radii[i]), float(upper[i]))
+        task.tell(done + 1, len(rows))
+    return with_search(first, radii, search, search.converged)
+
+
+def with_search(first: Proved, radii: Tensor, search: Searcher, converged: bool) -> Proved:
+    """The first answer with the search's radii and costs."""
+    return dataclasses.replace(
+        first,
+        radii=radii,
+        steps=first.steps + search.splits,
+        converged=converged,
+        status=first.status if converged else Status.STAGNATED,
+        passes=first.passes + Passes(backward=search.evaluations),
     )
 
 

@@ -33,6 +33,7 @@ from wassertight.certificates.propagation.operations import (
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Bilinear, Elementwise, Largest, Relaxation, of_samples
 from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.certificates.propagation.specification import specification
 from wassertight.certificates.propagation.windows import Fields, paying_fields, window_bounds
 
 Ends: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]
@@ -293,11 +294,3 @@ class Propagation:
         reach = region.t.view(-1, *(1,) * (middle.ndim - 1)) * self._norms[index]
         found.low[index] = torch.maximum(found.low[index], middle - reach)
         found.high[index] = torch.minimum(found.high[index], middle + reach)
-
-
-def specification(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Rows e_y - e_j for every j != y, (n, classes - 1, classes)."""
-    eye = torch.eye(classes, dtype=dtype, device=y.device)
-    others = torch.arange(classes, device=y.device).expand(len(y), classes)
-    others = others[others != y[:, None]].view(len(y), classes - 1)
-    return eye[y][:, None] - eye[others]

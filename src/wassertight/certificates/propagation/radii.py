@@ -196,5 +196,4 @@ def _dtype(precision: str, graph: Graph, model: torch.dtype) -> torch.dtype:
     """Float64 for small networks and float64 models, float32 else, unless the caller chose."""
     if precision != "auto":
         return PRECISIONS[precision]
-    units = sum(math.prod(graph.nodes[index].shape) for index in graph.bent)
-    return torch.float32 if units > _SMALL and model != torch.float64 else torch.float64
+    return torch.float32 if graph.units > _SMALL and model != torch.float64 else torch.float64

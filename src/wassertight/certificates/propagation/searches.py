@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,20 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.base import CertificateMethod, Proved, Task
-from wassertight.certificates.propagation.branching import Effort, Search
-from wassertight.certificates.propagation.methods import LinearPropagation, bracketed, check_settings
+from wassertight.certificates.propagation.branching import Search
+from wassertight.certificates.propagation.growing import Effort
+from wassertight.certificates.propagation.methods import (
+    LinearPropagation,
+    bracketed,
+    check_settings,
+    searched,
+    with_search,
+)
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.radii import Reading
 from wassertight.threats import ThreatModel
 from wassertight.transport import FlipDistances
-from wassertight.types import InputError, Passes, Status
+from wassertight.types import InputError
 
 _CLOSED = 0.01
 """A bracket narrower than this, relatively, is not worth branching."""
@@ -36,7 +42,7 @@ class BranchAndBound(CertificateMethod):
     Args:
         seconds: wall time a sample.
         tolerance: relative width of the bracket at which a sample is done.
-        leaves, batch, ascents, tries: see `branching.Effort`.
+        leaves, batch, ascents, tries: see `growing.Effort`.
         precision: as for LinearPropagation.
     """
 
@@ -62,12 +68,7 @@ class BranchAndBound(CertificateMethod):
         """CROWN's radii first, then the search of every sample whose bracket is open."""
         reading = Reading.of(task, self.precision)
         first = bracketed(LinearPropagation(precision=self.precision), task, "crown", reading)
-        search, radii = self.search(task, reading), first.radii.clone()
-        rows = (radii < task.upper / (1 + self.tolerance)).nonzero().flatten().tolist()
-        for done, i in enumerate(rows):
-            radii[i] = search.run(task.x[i], task.y[i], float(radii[i]), float(task.upper[i]))
-            task.tell(done + 1, len(rows))
-        return _proved(first, radii, search, bool((radii >= task.upper / (1 + 2 * self.tolerance)).all()))
+        return searched(first, task, self.search(task, reading), self.tolerance)
 
     def search(self, task: Task, reading: Reading) -> Search:
         """What searches one sample after the other, as these settings say."""
@@ -116,7 +117,7 @@ class Auto(CertificateMethod):
                 break
             radii[i] = search.run(task.x[i], task.y[i], float(radii[i]), float(task.upper[i]), target)
             task.tell(done + 1, done + 1 + left)
-        return _proved(first, radii, search, first.converged and whole)
+        return with_search(first, radii, search, first.converged and whole)
 
     def search(self, task: Task, reading: Reading) -> Search:
         """What searches one sample after the other."""
@@ -161,15 +162,3 @@ def matters(radii: Tensor, upper: Tensor, weights: Tensor, threats: Sequence[Thr
             found = FlipDistances.certified(radii, weights / mass, closed=True)
             wanted |= radii <= found.allocate(threat.p, budget).threshold
     return [int(i) for i in radii.argsort() if bool(ajar[i] & wanted[i])]
-
-
-def _proved(first: Proved, radii: Tensor, search: Search, converged: bool) -> Proved:
-    """The first answer with the search's radii and costs."""
-    return dataclasses.replace(
-        first,
-        radii=radii,
-        steps=first.steps + search.splits,
-        converged=converged,
-        status=first.status if converged else Status.STAGNATED,
-        passes=first.passes + Passes(backward=search.evaluations),
-    )

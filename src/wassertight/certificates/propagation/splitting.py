@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.backward import lower_bounds
-from wassertight.certificates.propagation.growing import Trial, grow
-from wassertight.certificates.propagation.propagation import Propagation, specification
+from wassertight.certificates.propagation.growing import Effort, Trial, grow
+from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.specification import specification
 from wassertight.geometry import dual_direction, norm
 from wassertight.types import Bounds as Box
 
@@ -68,24 +69,23 @@ class InputSearch:
     Args:
         propagation: bounds of the network, in the norm of the radius.
         box: of admissible inputs.
-        seconds, leaves, batch: wall time and most cells of a sample, and cells divided at once.
+        effort: what may be spent; leaves are cells.
+        dtype: of the bounds.
     """
 
-    def __init__(self, propagation: Propagation, box: Box, *, seconds: float, leaves: int, batch: int) -> None:
-        self.propagation, self.box = propagation, box
-        self.seconds, self.leaves, self.batch = seconds, leaves, batch
+    def __init__(self, propagation: Propagation, box: Box, effort: Effort, dtype: torch.dtype) -> None:
+        self.propagation, self.box, self.effort, self.dtype = propagation, box, effort, dtype
         self.splits = self.evaluations = 0
         self.converged = True
 
-    def run(
-        self, x: Tensor, y: Tensor, proved: float, ceiling: float, tolerance: float, goal: float | None = None
-    ) -> float:
-        """A radius >= `proved` that is proved for x (1, *features) with label y (1,); inf for the whole box.
+    def run(self, x: Tensor, y: Tensor, proved: float, ceiling: float, goal: float | None = None) -> float:
+        """A radius >= `proved` that is proved for x (*features) with label y (); inf for the whole box.
 
         Args:
-            proved, ceiling, tolerance, goal: see `growing.grow`.
+            proved, ceiling, goal: see `growing.grow`.
         """
-        self.x, self.spec = x, specification(y, self.propagation.graph.classes, x.dtype)
+        self.x = x = x[None].to(self.dtype)
+        self.spec = specification(y[None], self.propagation.graph.classes, self.dtype)
         everywhere = torch.full(x.shape, math.inf, dtype=x.dtype, device=x.device)
         self.cells = _Cells(
             low=-everywhere,
@@ -96,8 +96,8 @@ class InputSearch:
             middle=x.new_zeros(1),
         )
         self.ceiling = ceiling
-        radius = grow(self._verify, proved, ceiling, tolerance, self.seconds, goal)
-        self.converged &= radius * (1 + 2 * tolerance) >= self.ceiling
+        radius = grow(self._verify, proved, ceiling, self.effort.tolerance, self.effort.seconds, goal)
+        self.converged &= radius * (1 + 2 * self.effort.tolerance) >= self.ceiling
         return radius
 
     def _verify(self, t: float, deadline: float) -> Trial:
@@ -108,16 +108,16 @@ class InputSearch:
             waiting = self.cells.reached < t
             if not bool(waiting.any()):
                 return Trial(proved=math.inf if bool(self.cells.reached.isinf().all()) else t)
-            again = (waiting & old).nonzero().squeeze(1)[: 2 * self.batch]
+            again = (waiting & old).nonzero().squeeze(1)[: 2 * self.effort.batch]
             if len(again):
                 part, nearest = self._bounded(self.cells.part(again), ball, t)
                 self.cells.put(again, part)
                 old[again] = False
-            elif len(self.cells) >= self.leaves:
+            elif len(self.cells) >= self.effort.leaves:
                 return Trial(spent=True)
             else:
                 rows = waiting.nonzero().squeeze(1)
-                rows = rows[self.cells.bound[rows].argsort()[: self.batch]]
+                rows = rows[self.cells.bound[rows].argsort()[: self.effort.batch]]
                 halves, nearest = self._bounded(self._halves(self.cells.part(rows)), ball, t)
                 first, second = torch.arange(2 * len(rows), device=rows.device).chunk(2)
                 self.cells.put(rows, halves.part(first))
