@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -107,3 +107,22 @@ def crop_flip(x: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[
     padded = torch.nn.functional.pad(x, (_PAD, _PAD, _PAD, _PAD))
     picked = padded[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def held_out(y: Int[Tensor, " n"], count: int, *, seed: int = 0) -> tuple[Int[Tensor, " a"], Int[Tensor, " b"]]:
+    """Indices for training and for validation, the latter `count` samples with the classes' shares kept.
+
+    >>> kept, apart = held_out(torch.arange(20) % 2, 4)
+    >>> len(kept), (apart % 2).sum().item()
+    (16, 2)
+    """
+    if not 0 <= count < len(y):
+        raise InputError(f"validation takes between 0 and {len(y) - 1} of the {len(y)} training samples, got {count}")
+    generator = torch.Generator().manual_seed(derived_seed(seed, "held out"))
+    shuffled = torch.randperm(len(y), generator=generator).to(y.device)
+    order = shuffled[y[shuffled].argsort(stable=True)]
+    # every so many-th sample of the list sorted by class: each class gives its share
+    apart = order[torch.linspace(0, len(y) - 1, count, dtype=torch.float64).round().long()] if count else order[:0]
+    mask = torch.ones(len(y), dtype=torch.bool, device=y.device)
+    mask[apart] = False
+    return mask.nonzero().squeeze(1), apart.sort().values

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wassertight.attacks.incumbent import Incumbent, pull_back
-from wassertight.attacks.minimum_norm.descent import restart
+from wassertight.attacks.minimum_norm.descent import polish, restart
 from wassertight.geometry import conjugate, norm
 from wassertight.losses import best_other, margin
 from wassertight.queries import ModelQueries
@@ -47,7 +47,7 @@ class Knapsack(Objective):
         threat: a W_p ball with finite p.
         beta: weight of the dual (4 proposed).
         steps: of the search, a pass each; 0 with estimator "first_order".
-        halvings: bisections towards the boundary, a forward pass each.
+        halvings: bisections towards the boundary, a forward pass each; one projection onto it follows.
         estimator: "search", or "first_order": `margin / ||its gradient||_s` at x, one pass.
         boundary: "margin" (the envelope gradient) or "ce": cross-entropy at the boundary point with the same weights.
         wrong: "separate" as above, or "ce": no separate clean term, CE(x) / log 2 for wrong samples; an upper bound of
@@ -176,6 +176,7 @@ class Knapsack(Objective):
         restart(queries, incumbent, self.threat, self.steps, everyone, context.generator, None)
         incumbent.distance[incumbent.distance >= reach] = torch.inf
         pull_back(queries, incumbent, self.halvings)
+        polish(queries, incumbent, self.threat, 1)
         points[rows] = incumbent.points
         d[rows] = incumbent.distance.double()
         return points, d
