@@ -52,6 +52,50 @@ class Seconds(_Part):
     certificate: float | None = None
 
 
+class Freedoms(_Part):
+    """Worst-case accuracies of one side with neither, either or both of re-weighting and moving, at the same radius."""
+
+    nominal: float
+    reweighting: float
+    transport: float
+    joint: float
+
+
+class HeavySample(_Part):
+    """A sample the worst law leans on: its mass over its own before, how far its mass moved on average, who it is."""
+
+    sample: int
+    label: int
+    weight: float
+    moved: float
+
+
+class Reweighted(_Part):
+    """How a re-weighting threat's budget is spent; null where the attack, or the certificate, was not run.
+
+    Attributes:
+        text: the threat with every digit, as it is typed.
+        divergence: name of what prices re-weighting.
+        family: name of the curve over budgets the threat lies on.
+        spent_divergence, spent_transport: the two parts of the budget under the law found.
+        lam: price of the budget, "inf" at radius 0; null where the law came from no dual.
+        effective: effective number of samples under the law found.
+        attacked, certified: what each freedom does alone.
+        heaviest: the samples whose mass grew most.
+    """
+
+    text: str
+    divergence: str
+    family: str
+    spent_divergence: float | None = None
+    spent_transport: float | None = None
+    lam: Extended | None = None
+    effective: float | None = None
+    attacked: Freedoms | None = None
+    certified: Freedoms | None = None
+    heaviest: list[HeavySample] = Field(default_factory=list)
+
+
 class Result(_Part):
     """One threat's bracket: certified <= worst case <= attacked <= clean."""
 
@@ -65,6 +109,7 @@ class Result(_Part):
     spent: Extended | None = None
     passes: PassCount = Field(default_factory=PassCount)
     seconds: Seconds = Field(default_factory=Seconds)
+    reweighting: Reweighted | None = None
 
 
 class Summary(_Part):
@@ -98,13 +143,17 @@ class Flag(_Part):
 
 
 class Curve(_Part):
-    """Accuracy against radius for one (p, r), on one radius grid; null where a side was not run."""
+    """Accuracy against radius for one (p, r), on one radius grid; null where a side was not run.
+
+    Of a re-weighting threat: against its budget, prices fixed; `family` says which, and is null otherwise.
+    """
 
     p: Order
     r: Order
     radii: list[float]
     attacked: list[float] | None = None
     certified: list[float] | None = None
+    family: str | None = None
 
 
 class BracketSummary(_Part):

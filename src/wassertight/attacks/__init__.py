@@ -2,13 +2,16 @@
 
 from wassertight.attacks.a3_wda import A3
 from wassertight.attacks.apgd import APGD
+from wassertight.attacks.armor import ARMOR
 from wassertight.attacks.base import Attack, AttackResult, Found, Problem, conclude
 from wassertight.attacks.bisected import BisectedAPGD
 from wassertight.attacks.ensemble import AutoAttack
 from wassertight.attacks.expected_loss import ExpectedLoss, LossResult
 from wassertight.attacks.fgsm import FGSM
 from wassertight.attacks.minimum_norm import DDN, FAB, FMN, PDPGD, DeepFool, MinimumNorm
+from wassertight.attacks.penalty import Penalty
 from wassertight.attacks.pgd import PGD
+from wassertight.attacks.reweighting import Reweighting
 from wassertight.attacks.square import Square
 from wassertight.attacks.support import Support, compare_supports
 from wassertight.attacks.wda import WDA
@@ -17,6 +20,7 @@ from wassertight.attacks.wda_plus import WDAPlusPlus
 __all__ = [
     "A3",
     "APGD",
+    "ARMOR",
     "DDN",
     "FAB",
     "FGSM",
@@ -33,7 +37,9 @@ __all__ = [
     "Found",
     "LossResult",
     "MinimumNorm",
+    "Penalty",
     "Problem",
+    "Reweighting",
     "Square",
     "Support",
     "WDAPlusPlus",

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from wassertight.attacks.reweighting import Reweighting, buy, describe, worst_law
 from wassertight.inputs import check_inputs, check_weights
 from wassertight.queries import ModelQueries
-from wassertight.threats import AuditReport, ThreatModel, audit_measure
-from wassertight.transport import Allocation, DiscreteMeasure, FlipDistances
+from wassertight.threats import AuditReport, DivergenceBall, ThreatModel, audit_measure, moves_alone
+from wassertight.transport import Allocation, DiscreteMeasure, FlipDistances, JointAllocation
 from wassertight.types import AuditError, Model, Passes, Progress, Status
 
 _PIECE = 2**20
@@ -79,6 +80,7 @@ class Found:
     Attributes:
         points: shape of x; equal to x where nothing was found or the sample is already misclassified.
         measure: set by methods that choose the masses themselves; otherwise the knapsack does.
+        price: of the budget, by methods that solve a dual for their measure.
         steps: iterations of the longest sample.
         status: how the search ended.
     """
@@ -87,6 +89,7 @@ class Found:
     steps: int
     status: Status = Status.COMPLETE
     measure: DiscreteMeasure | None = None
+    price: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,8 @@ class AttackResult:
         threat: the threat attacked.
         accuracy: accuracy under `measure`, recomputed by the audit.
         clean_accuracy: accuracy on the unmoved samples.
-        spent: W_p cost of `measure`, recomputed by the audit, at most the radius.
+        spent: W_p cost of `measure` (divergence and transport of a re-weighting threat), recomputed by the audit, at
+            most the radius.
         measure: the worst-case law found.
         points: nearest misclassified point of every sample, x itself where none, shape of x.
         distances: flip distances u_i (float64; inf where none was found, 0 where already misclassified).
@@ -107,6 +111,7 @@ class AttackResult:
         passes: passes spent, the audit's not included.
         seconds: wall time.
         audit: the full audit.
+        reweighting: how the budget splits, under a re-weighting threat.
     """
 
     method: str
@@ -117,13 +122,14 @@ class AttackResult:
     measure: DiscreteMeasure = field(repr=False)
     points: Tensor = field(repr=False)
     distances: FlipDistances = field(repr=False)
-    allocation: Allocation = field(repr=False)
+    allocation: Allocation | JointAllocation = field(repr=False)
     status: Status
     steps: int
     converged: bool
     passes: Passes
     seconds: float
     audit: AuditReport = field(repr=False)
+    reweighting: Reweighting | None = None
 
     def curve(self, p: float, radii: Tensor | list[float]) -> Float[Tensor, " m"]:
         """Attacked accuracy at any radius for any order p, from the same distances."""
@@ -207,16 +213,24 @@ def conclude(
     clean_right = clean_logits.argmax(1) == y
     distances = flip_distances(queries.logits, x, y, found.points, threat, clean_right)
     flips = FlipDistances.attacked(distances, mass)
-    allocation = flips.allocate(threat.p, threat.radius)
     flipped = torch.isfinite(distances) & (distances > 0)
     points = torch.where(flipped.view(-1, *(1,) * (x.ndim - 1)), found.points, x)
-    measure = found.measure
-    if measure is None:
+    allocation: Allocation | JointAllocation
+    measure, costs = found.measure, distances
+    if isinstance(threat, DivergenceBall):
+        allocation, costs = buy(threat, flips, points, x)
+        measure = measure or worst_law(x, points, flips, allocation)
+    else:
+        allocation = flips.allocate(threat.p, threat.radius)
         fractions = torch.where(distances > 0, allocation.fractions, 0.0)
-        measure = DiscreteMeasure.mixture(x, points, fractions, mass)
+        measure = measure or DiscreteMeasure.mixture(x, points, fractions, mass)
     audit = audit_measure(queries.model, x, y, threat, measure, weights=mass, batch_size=queries.batch_size or 256)
     if not audit.ok:
         raise AuditError(f"{method} under {threat.name} failed its audit: " + "; ".join(audit.violations))
+    reweighting = None
+    if isinstance(threat, DivergenceBall):
+        lam = found.price if found.measure is not None else allocation.price  # type: ignore[union-attr]
+        reweighting = describe(threat, flips, costs, measure, audit, lam)
     return AttackResult(
         method=method,
         threat=threat,
@@ -233,6 +247,7 @@ def conclude(
         passes=passes,
         seconds=time.perf_counter() - begun,
         audit=audit,
+        reweighting=reweighting,
     )
 
 
@@ -245,5 +260,5 @@ def flip_distances(
     if threat.bounds is not None:
         low, high = threat.bounds
         wrong &= (points >= low).flatten(1).all(1) & (points <= high).flatten(1).all(1)
-    distance = threat.cost(points, x)
+    distance = moves_alone(threat).cost(points, x)
     return torch.where(clean_right, torch.where(wrong, distance, torch.inf), 0.0)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wassertight.attacks.minimum_norm.search import check_norm, check_steps, cosine, farthest
+from wassertight.attacks.reweighting import Reweighting
 from wassertight.geometry import dual_direction, norm, project_ball, project_box
 from wassertight.geometry.norms import per_sample
 from wassertight.inputs import check_inputs, check_weights
@@ -89,6 +91,7 @@ class LossResult:
         growth: the sampled growth functions, good for any other p and radius.
         passes, seconds: what it cost.
         audit: the audit of the measure.
+        reweighting: how the budget splits, under a re-weighting threat (`ARMOR.expected_loss`).
     """
 
     loss: str
@@ -102,6 +105,7 @@ class LossResult:
     passes: Passes
     seconds: float
     audit: AuditReport = field(repr=False)
+    reweighting: Reweighting | None = None
 
     def curve(self, p: float, radii: list[float] | Tensor) -> list[float]:
         """Worst-case expected loss at other radii and orders, from the same growth functions."""
@@ -185,14 +189,21 @@ class ExpectedLoss:
         )
 
     def grow(
-        self, queries: ModelQueries, x: Tensor, y: Tensor, threat: ThreatModel, *, progress: Progress | None = None
+        self,
+        queries: ModelQueries,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        radii: Sequence[float] | None = None,
+        progress: Progress | None = None,
     ) -> Growth:
-        """Sample every growth function on the radii of the grid, each ascent warm-started from the one before."""
+        """Sample every growth function on the radii (the grid's by default), each ascent warm-started from the last."""
         loss = loss_by_name(self.loss)
         first, _ = self._value(queries, x, y, loss)
         points, losses = [x], [first]
         z = x
-        radii = self.radii(x, threat)
+        radii = self.radii(x, threat) if radii is None else radii
         for index, radius in enumerate(radii):
             z, value = self._ascend(queries, x, y, z, radius * _GUARD, threat, loss)
             points.append(z)

@@ -24,6 +24,7 @@ from wassertight.certificates.propagation import (
     IntervalPropagation,
     LinearPropagation,
 )
+from wassertight.certificates.reweighting import population_accuracy, proved_accuracy, reweighted_loss
 from wassertight.certificates.tightness import Bracket, Gap, area_under
 
 __all__ = [
@@ -56,4 +57,7 @@ __all__ = [
     "lipschitz_constants",
     "lipschitz_table",
     "local_lipschitz",
+    "population_accuracy",
+    "proved_accuracy",
+    "reweighted_loss",
 ]

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wassertight.certificates.reweighting import proved_accuracy
 from wassertight.inputs import check_inputs, check_weights
 from wassertight.queries import ModelQueries
-from wassertight.threats import ThreatModel
+from wassertight.threats import ThreatModel, moves_alone
 from wassertight.transport import FlipDistances
 from wassertight.types import Model, Passes, Progress, Status
 
@@ -134,7 +135,7 @@ class CertificateMethod(Protocol):
             right = (clean.argmax(1) == y).nonzero().squeeze(1)
             known = no_upper(len(x)) if upper is None else upper.detach().to(torch.float64)
             task = Task(
-                model=model, x=x[right].to(device), y=y[right].to(device), threat=threat, weights=mass[right],
+                model=model, x=x[right].to(device), y=y[right].to(device), threat=moves_alone(threat), weights=mass[right],
                 upper=known.to(x.device)[right], dtype=clean.dtype, batch_size=batch_size, progress=progress,
             )  # fmt: skip
             proved = self.prove(task)
@@ -142,7 +143,7 @@ class CertificateMethod(Protocol):
         radii[right] = proved.radii.to(radii)
         found = FlipDistances.certified(radii, mass, closed=True)
         return Certificate(
-            method=self.name, threat=threat, accuracy=found.accuracy(threat.p, threat.radius), radii=found,
+            method=self.name, threat=threat, accuracy=proved_accuracy(found, threat), radii=found,
             assumptions=proved.assumptions, status=proved.status, steps=proved.steps, converged=proved.converged,
             passes=proved.passes, seconds=time.perf_counter() - begun,
         )  # fmt: skip

@@ -95,7 +95,7 @@ class GrowthBound:
 
         def dual(price: float) -> float:
             """With distances in units of the radius."""
-            return price + _outward(self._best(price, p, radius), w)
+            return price + _outward(self.penalised(price, p, radius), w)
 
         sizes = torch.cat((self.slopes.flatten() * radius, self.tail * radius, self.values.abs().flatten()))
         sizes = sizes[sizes.isfinite() & (sizes > 0)]
@@ -119,7 +119,7 @@ class GrowthBound:
         value, price = min(found)
         return value, price / radius**p
 
-    def _best(self, price: float, p: float, radius: float) -> Tensor:
+    def penalised(self, price: float, p: float, radius: float) -> Tensor:
         """`sup over t of g_i(t) - price (t / radius)**p`, (n,)."""
         start, base = self.radii / radius, self.starts
         slope = torch.cat((self.slopes, self.tail[:, None]), 1) * radius

@@ -32,10 +32,12 @@ from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.memory import fitting_batch
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import covering_radius
+from wassertight.certificates.reweighting import reweighted_loss
 from wassertight.geometry import conjugate
 from wassertight.inputs import check_inputs, check_weights
 from wassertight.queries import ModelQueries
-from wassertight.threats import ThreatModel
+from wassertight.threats import DivergenceBall, ThreatModel, WassersteinBall, moves_alone
+from wassertight.transport import SoftBall
 from wassertight.types import InputError, Model, Progress
 
 LOSSES = ("cross-entropy", "margin")
@@ -124,7 +126,8 @@ class LossBound:
         Raises:
             UnsupportedLayerError: the model has an operation that cannot be bounded; it is named.
         """
-        begun = time.perf_counter()
+        begun, asked = time.perf_counter(), threat
+        threat = _moves(threat)
         x, y = check_inputs(x, y, threat.bounds)
         mass = check_weights(weights, len(x)).to(x.device)
         loss, r, p, radius = _name(self.loss), threat.r, threat.p, threat.radius
@@ -143,9 +146,16 @@ class LossBound:
         growth = GrowthBound(
             **{name: torch.cat([vars(part)[name] for part in parts]) for name in ("radii", "values", "slopes", "tail")}
         )
+        clean = float((mass * growth.values[:, 0]).sum())
+        if isinstance(asked, DivergenceBall):
+            value, multiplier = reweighted_loss(growth, asked, mass)
+            return LossCertificate(
+                loss=loss, threat=asked, clean=clean, value=value, rules=MappingProxyType({"growth": value}),
+                multiplier=multiplier, growth=growth, assumptions=(*_ASSUMPTIONS, _CONTINUOUS),
+                seconds=time.perf_counter() - begun,
+            )  # fmt: skip
         value, multiplier = growth.worst(p, radius, mass)
         rules = {"growth": value}
-        clean = float((mass * growth.values[:, 0]).sum())
         if threat.bounds is not None and self.slopes != "none":
             rules["Lipschitz, Jacobian"] = _lipschitz(clean, growth.slopes[:, -1], p, radius, mass)
         rules["Lipschitz, product"] = _lipschitz(clean, product, p, radius, mass)
@@ -195,6 +205,14 @@ class LossBound:
         return torch.cat((radii.new_zeros(len(x), 1), radii), 1)
 
 
+def _moves(threat: ThreatModel) -> ThreatModel:
+    """The ball whose grid of radii serves the threat; for a soft ball one that reaches over the whole box."""
+    if isinstance(threat, DivergenceBall) and isinstance(threat.transport, SoftBall):
+        size = max(threat.transport.reach, math.sqrt(2 * threat.transport.tau * threat.radius))
+        return WassersteinBall(radius=size, p=2, r=threat.r, bounds=threat.bounds)
+    return moves_alone(threat)
+
+
 def loss_bound(differences: Tensor, y: Tensor, loss: str) -> Tensor:
     """Losses (n,) from upper bounds (n, classes) of the logit differences `f_j - f_y`.
 
@@ -225,6 +243,8 @@ _ASSUMPTIONS = (
     "bounds in float64 for the network in exact arithmetic, moved outward by 1e-9 relatively; rounding of a float32 "
     "model changes a loss by about 1e-6 of its logits and is not covered",
 )
+
+_CONTINUOUS = "the re-weighted law has no mass where the data has none"
 
 
 def _name(loss: str) -> str:

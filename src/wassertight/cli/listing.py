@@ -17,6 +17,12 @@ _THREATS = (
     ("W1-Linf@8/255", "the mean distance moved is at most the radius: few samples may move far"),
     ("W2-Linf@8/255", "the root mean square distance is at most the radius"),
     ("W2-L2@0.5", "the same with Euclidean ground distance; L1 likewise"),
+    ("KL+Linf@0.1,8/255", "weights may change by 0.1 nats of relative entropy, moves within 8/255 are free"),
+    (
+        "KL+W1-Linf@0.1,8/255",
+        "one budget for both: 0.1 nats of re-weighting, or a mean distance of 8/255, or a mixture",
+    ),
+    ("alpha2+L2@0.01:0.1,0.5", "other divergences: chi2, revKL, alpha<order>, renyi<order>; two budgets at once"),
     ("W1-Linf@1/255,2/255,4/255", "several radii at once; one attack and one certificate serve them all"),
 )
 

@@ -37,7 +37,8 @@ Threats: TypeAlias = Annotated[
     typer.Option(
         "--threat",
         "-t",
-        help="[W<p>-]L<r>@<radius>[,<radius>...], for example W1-Linf@8/255 or L2@0.25,0.5; give it again for more. "
+        help="[W<p>-]L<r>@<radius>[,<radius>...], for example W1-Linf@8/255 or L2@0.25,0.5; or, where weights may change too, "
+        "<divergence>+[W<p>-]L<r>@<budget>[:<budget>...],<radius>, for example KL+Linf@0.1,8/255. Give it again for more. "
         f"Default: {' and '.join(DEFAULT_THREATS)}.",
         show_default=False,
     ),

@@ -24,14 +24,18 @@ def write_pictures(record: Record, directory: Path) -> list[Path]:
 
 def print_table(record: Record) -> None:
     """The bracket of every threat, its width, and what was claimed beyond, as tables on standard output."""
-    from wassertight.report import brackets_table, claim_table, results_table
+    from wassertight.report import brackets_table, claim_table, freedoms_table, heaviest_lines, results_table
 
     screen = console()
     screen.print(results_table(record))
-    for table in (brackets_table(record), claim_table(record)):
+    for table in (brackets_table(record), freedoms_table(record), claim_table(record)):
         if table is not None:
             screen.print()
             screen.print(table)
+    if heaviest_lines(record):
+        print_list(
+            "The samples the worst law found leans on (w: its mass over the sample's own):", heaviest_lines(record)
+        )
     if record.assumptions:
         print_list("What is certified rests on:", record.assumptions)
     if record.claim is not None:

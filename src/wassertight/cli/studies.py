@@ -38,13 +38,12 @@ def loss(
     as_json: opt.Json = False,
 ) -> int:
     """Worst-case expected loss an adversary reaches inside the ball, with at most n + 1 atoms, audited."""
-    from wassertight.attacks import ExpectedLoss
+    from wassertight.evaluation import attack_loss, split_row
 
-    attack = ExpectedLoss(loss=name, grid=grid)
     network, samples, threats = _load(model, data, threat, n, bounds)
     results = []
     for ball in threats:
-        found = attack(network, samples.x, samples.y, ball, batch_size=batch_size, seed=seed)
+        found = attack_loss(network, samples.x, samples.y, ball, loss=name, grid=grid, batch_size=batch_size, seed=seed)
         results.append(
             {
                 "threat": ball.name,
@@ -54,11 +53,14 @@ def loss(
                 "spent": found.spent,
                 "multiplier": found.multiplier,
                 "atoms": len(found.measure),
+                **split_row(found),
                 "passes": {"forward": found.passes.forward, "backward": found.passes.backward},
                 "seconds": round(found.seconds, 3),
             }
         )
-    columns = ("threat", "clean", "attacked", "spent", "multiplier", "atoms")
+    columns: tuple[str, ...] = ("threat", "clean", "attacked", "spent", "multiplier", "atoms")
+    if any("effective" in row for row in results):
+        columns += ("spent_divergence", "spent_transport", "weights_only", "moves_only", "effective")
     return _print("loss", model, data, len(samples.x), f"worst-case expected {name}", columns, results, as_json)
 
 

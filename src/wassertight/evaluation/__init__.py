@@ -6,18 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wassertight.evaluation.catalogue import Method, attack_methods, certificate_methods, find_method, study_methods
+    from wassertight.evaluation.catalogue import attack_methods, certificate_methods, find_method, study_methods
     from wassertight.evaluation.claims import check_claim
-    from wassertight.evaluation.losses import LossBracket, bracket_loss
+    from wassertight.evaluation.losses import LossBracket, attack_loss, bracket_loss, split_row
+    from wassertight.evaluation.method import Method
     from wassertight.evaluation.plan import Plan, make_plan
     from wassertight.evaluation.result import Report
     from wassertight.evaluation.run import benchmark, execute
 
 _HOMES = {
     "LossBracket": "losses",
-    "Method": "catalogue",
+    "Method": "method",
     "Plan": "plan",
     "Report": "result",
+    "attack_loss": "losses",
     "attack_methods": "catalogue",
     "benchmark": "run",
     "bracket_loss": "losses",
@@ -26,6 +28,7 @@ _HOMES = {
     "execute": "run",
     "find_method": "catalogue",
     "make_plan": "plan",
+    "split_row": "losses",
     "study_methods": "catalogue",
 }
 
@@ -34,6 +37,7 @@ __all__ = [
     "Method",
     "Plan",
     "Report",
+    "attack_loss",
     "attack_methods",
     "benchmark",
     "bracket_loss",
@@ -42,6 +46,7 @@ __all__ = [
     "execute",
     "find_method",
     "make_plan",
+    "split_row",
     "study_methods",
 ]
 

@@ -3,83 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from wassertight.errors import InputError, ThreatError
-
-_ALL = (1.0, 2.0, math.inf)
-_ANY_ORDER = "any p >= 1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One entry of the catalogue.
-
-    Attributes:
-        name: as given on the command line.
-        kind: "attack", "certificate", or "study" (a command of its own: `wassertight loss`, `wassertight supports`).
-        target: `module:Class` that implements it, imported only when it is built.
-        preset: settings that the name stands for.
-        description: one line.
-        reference: arXiv id of the paper it implements or starts from.
-        norms: orders r of the ground norm it takes.
-        orders: which Wasserstein orders p it takes: "any p >= 1", "p = inf" or "p > 1".
-    """
-
-    name: str
-    kind: Literal["attack", "certificate", "study"]
-    target: str
-    preset: Mapping[str, Any] = field(default_factory=dict)
-    description: str
-    reference: str
-    norms: tuple[float, ...] = _ALL
-    orders: str = _ANY_ORDER
-
-    def build(self, options: Mapping[str, Any] | None = None) -> Any:
-        """The method with its preset and the caller's settings.
-
-        Raises:
-            InputError: for a setting the method does not have, naming those it has.
-        """
-        module, _, attribute = self.target.partition(":")
-        built = getattr(importlib.import_module(module), attribute)
-        allowed = [item.name for item in fields(built)]
-        for key in options or {}:
-            if key not in allowed:
-                raise InputError(
-                    f"{self.kind} {self.name!r} has no setting {key!r}; it has: {', '.join(allowed) or 'none'}"
-                )
-        try:
-            return built(**{**self.preset, **(options or {})})
-        except TypeError as error:
-            raise InputError(
-                f"{self.kind} {self.name!r} does not take the settings {dict(options or {})}: {error}"
-            ) from error
-
-    def check(self, threat: Any) -> None:
-        """Refuse a threat the method does not take before any work is done.
-
-        Raises:
-            ThreatError: naming a method that takes it.
-        """
-        if threat.r not in self.norms:
-            names = ", ".join("Linf" if math.isinf(r) else f"L{r:g}" for r in self.norms)
-            raise ThreatError(f"{self.kind} {self.name!r} takes the ground norms {names}; got {threat.name}")
-        if self.orders == "p = inf" and not math.isinf(threat.p):
-            raise ThreatError(
-                f"{self.kind} {self.name!r} is for pointwise threats such as Linf@8/255; got {threat.name}. "
-                "For a Wasserstein threat use 'wda++', or 'w-pgd' where p > 1"
-            )
-        if self.orders == "p > 1" and threat.p == 1:
-            raise ThreatError(
-                f"{self.kind} {self.name!r} needs p > 1: at p = 1 its step puts the whole budget on one sample; "
-                f"got {threat.name}. Use 'wda++' there"
-            )
-
+from wassertight.errors import InputError
+from wassertight.evaluation.method import REWEIGHTED, Method
 
 _POINTWISE, _ABOVE_ONE = "p = inf", "p > 1"
 
@@ -125,6 +52,29 @@ _ATTACKS = (
         "WDA as released, mixed with weight stretch**-p",
         "2510.10000",
         preset={"mode": "reference"},
+    ),
+    _attack(
+        "armor",
+        "ARMOR",
+        "moves and weights out of one budget: minimum-norm flips and the tilted knapsack",
+        "2309.03791",
+        orders=REWEIGHTED,
+    ),
+    _attack(
+        "armor-loss",
+        "ARMOR",
+        "the law of largest expected loss: candidate table, exact dual, prox rounds",
+        "2309.03791",
+        preset={"objective": "loss"},
+        orders=REWEIGHTED,
+    ),
+    _attack(
+        "armor-reference",
+        "ARMOR",
+        "ARMOR as released: fixed price, explicit pull, learned duals; mixed with the data until inside the ball",
+        "2309.03791",
+        preset={"objective": "loss", "mode": "reference"},
+        orders=REWEIGHTED,
     ),
     _attack(
         "a3-wda",

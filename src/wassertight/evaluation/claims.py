@@ -8,10 +8,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from wassertight.certificates import Population, accuracy_curves
+from wassertight.certificates import Population, accuracy_curves, population_accuracy
 from wassertight.certificates.curves import curve_assumptions
-from wassertight.evaluation.plan import norm_label
-from wassertight.records import Claim, ClaimedBracket, Record
+from wassertight.evaluation.targets import norm_label
+from wassertight.records import Claim, ClaimedBracket, Record, Result
+from wassertight.threats import DivergenceBall, threat
 from wassertight.transport import FlipDistances
 from wassertight.types import InputError
 
@@ -63,12 +64,17 @@ def make_claim(
         label_cost: cost of changing a label; inf: labels never move.
     """
     check_claim(confidence, label_cost)
+    if math.isfinite(label_cost) and any(result.reweighting is not None for result in record.results):
+        raise InputError("labels do not move under re-weighting threats; leave out the label cost, or those threats")
     first = record.results[0]
     both = first.certified is not None and first.attacked is not None
     population = None if confidence is None else Population(confidence=confidence, sides=2 if both else 1)
     margin = 0.0 if population is None else population.margin(record.n)
     results = []
     for result in record.results:
+        if result.reweighting is not None:
+            results.append(_reweighted(record, arrays, result, population))
+            continue
         values: dict[str, float | None] = {"certified": result.certified, "attacked": result.attacked}
         if math.isfinite(label_cost):
             sides: tuple[Side, ...] = ("certified", "attacked")
@@ -98,6 +104,28 @@ def make_claim(
     )
 
 
+def _reweighted(
+    record: Record, arrays: Mapping[str, Tensor], result: Result, population: Population | None
+) -> ClaimedBracket:
+    """The bracket of a re-weighting threat; around the true law from flip costs, not by a shift of accuracies."""
+    values: dict[Side, float | None] = {"certified": result.certified, "attacked": result.attacked}
+    if population is not None and result.reweighting is not None:
+        box = record.settings.get("bounds")
+        ball = threat(result.reweighting.text, None if box is None else (float(box[0]), float(box[1])))
+        assert isinstance(ball, DivergenceBall)
+        norms = list(dict.fromkeys(norm_label(one.r) for one in record.results))
+        points = arrays.get("z" + (f".{norm_label(result.r)}" if norms.index(norm_label(result.r)) else ""))
+        for side in values:
+            known = stored_distances(record, arrays, side, result.r)
+            if known is not None and values[side] is not None:
+                costs = ball.flip_costs(known, points, arrays["x"])
+                values[side] = population_accuracy(costs, ball, population, side)
+    return ClaimedBracket(
+        threat=result.threat, p=result.p, r=result.r, radius=result.radius,
+        certified=values["certified"], attacked=values["attacked"],
+    )  # fmt: skip
+
+
 def _assumptions(record: Record, both: bool, label_cost: float, population: Population | None) -> list[str]:
     sides: tuple[Side, ...] = ("certified", "attacked") if both else ("certified",)
     if record.results[0].certified is None:
@@ -105,4 +133,6 @@ def _assumptions(record: Record, both: bool, label_cost: float, population: Popu
     texts = [text for side in sides for text in curve_assumptions(side, record.n, label_cost, population)]
     if population is not None and len({result.r for result in record.results}) > 1:
         texts.append("the confidence is that of each ground norm by itself, not of all norms together")
+    if population is not None and any(result.reweighting is not None for result in record.results):
+        texts.append("under re-weighting threats the margin moves the distribution of flip costs, and the bound follows it")
     return list(dict.fromkeys(texts))

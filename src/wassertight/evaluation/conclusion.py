@@ -12,13 +12,16 @@ from torch import Tensor
 
 from wassertight import __version__
 from wassertight.attacks.base import AttackResult, Found, conclude, flip_distances
-from wassertight.evaluation.plan import Plan, norm_label, shared_threat
+from wassertight.certificates import proved_accuracy
+from wassertight.evaluation.plan import Plan
+from wassertight.evaluation.reweighting import budget_curves, describe_threat
 from wassertight.evaluation.sanity import outcome_flags
 from wassertight.evaluation.store import Outcome
 from wassertight.evaluation.summaries import Known, draw_curves, summarise_brackets, summarise_distances
+from wassertight.evaluation.targets import identity, norm_label, shared_threat
 from wassertight.queries import ModelQueries
 from wassertight.records import Audit, Flag, PassCount, Record, Result, Seconds
-from wassertight.threats import ThreatModel
+from wassertight.threats import DivergenceBall, ThreatModel, moves_alone
 from wassertight.transport import DiscreteMeasure, FlipDistances
 from wassertight.types import AuditError, Status
 
@@ -79,7 +82,7 @@ def conclude_run(
         found = _attacked(plan, queries, attack, stages["attack"], threat, known, findings)
         accuracy = float(right.double().mean())
         attacked = None if found is None else min(found.accuracy, accuracy)
-        certified = None if known.certified is None else known.certified.accuracy(threat.p, threat.radius)
+        certified = None if known.certified is None else proved_accuracy(known.certified, threat)
         if attacked is not None and certified is not None:
             if certified > attacked + _ROUNDING:
                 findings.add(1, f"{threat.name}: certified accuracy {certified} is above the attacked one, {attacked}")
@@ -100,10 +103,12 @@ def conclude_run(
                 seconds=Seconds(
                     attack=attack.seconds(stages["attack"]), certificate=certificate.seconds(stages["certificate"])
                 ),
+                reweighting=describe_threat(threat, found, known, plan.x, plan.y),
             )
         )
         if found is not None:
             arrays |= _law(found.measure, index)
+    moves = [moves_alone(threat) for threat in plan.threats]
     summaries = {norm_label(r): summarise_distances(known, right) for r, known in norms.items()}
     record = Record(
         command=plan.command,
@@ -120,19 +125,20 @@ def conclude_run(
         device=plan.device.type,
         settings={key: value for key, value in plan.configuration.items() if key not in ("model", "data", "n", "seed")},
         methods={"attack": plan.attack_name, "certificate": plan.certificate_name if certificate.outcomes else None},
-        assumptions=_assumptions(certificate),
+        assumptions=_assumptions(plan, certificate),
         passes=_sum(attack.passes(), certificate.passes()),
         seconds=Seconds(attack=attack.seconds(), certificate=certificate.seconds()),
         arrays="arrays.safetensors",
-        curves=draw_curves(plan.threats, norms),
-        brackets=summarise_brackets(plan.threats, norms),
+        curves=[*draw_curves(moves, norms), *budget_curves(plan.threats, norms, plan.x)],
+        brackets=summarise_brackets(moves, norms),
     )
     return record, arrays
 
 
 def _stage(plan: Plan, kind: str, threat: ThreatModel) -> str | None:
+    asked = identity(plan.target(kind, threat))
     for unit in plan.units("attack" if kind == "attack" else "certificate"):
-        same = (unit.threat.p, unit.threat.radius) == (threat.p, threat.radius)
+        same = identity(unit.threat) == asked
         if unit.threat.r == threat.r and (unit.shared or same):
             return unit.stage
     return None
@@ -244,9 +250,15 @@ def _masking(plan: Plan, norms: Mapping[float, Known], right: Tensor) -> list[Fl
     )
 
 
-def _assumptions(certificate: Side) -> list[str]:
+def _assumptions(plan: Plan, certificate: Side) -> list[str]:
     parts = [outcome for outcomes in certificate.outcomes.values() for outcome in outcomes]
-    return list(dict.fromkeys(text for outcome in parts for text in outcome.facts["assumptions"]))
+    texts = [text for outcome in parts for text in outcome.facts["assumptions"]]
+    if parts and any(isinstance(threat, DivergenceBall) for threat in plan.threats):
+        texts.append(
+            "re-weighting threats: no mass appears where there is no sample; bounds are duals in float64, moved outward "
+            "by 1e-9 relatively"
+        )
+    return list(dict.fromkeys(texts))
 
 
 def _sum(*counts: PassCount) -> PassCount:

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from wassertight.attacks import ExpectedLoss
+from wassertight.attacks import ARMOR, ExpectedLoss
 from wassertight.attacks.expected_loss import LossResult
 from wassertight.certificates import LossBound, LossCertificate
 from wassertight.evaluation.store import Watch
-from wassertight.threats import ThreatModel
+from wassertight.threats import DivergenceBall, ThreatModel
 from wassertight.types import AuditError, Model, Progress
 
 
@@ -54,8 +54,47 @@ class LossBracket:
             "assumptions": list(self.certificate.assumptions),
             "atoms": len(self.attack.measure),
             "passes": {"forward": self.attack.passes.forward, "backward": self.attack.passes.backward},
+            **split_row(self.attack),
             "seconds": {"attack": round(self.attack.seconds, 3), "certificate": round(self.certificate.seconds, 3)},
         }
+
+
+def split_row(found: LossResult) -> dict[str, Any]:
+    """How a re-weighting threat's budget was spent and what each freedom reaches alone; nothing for other threats."""
+    part = found.reweighting
+    if part is None:
+        return {}
+    alone = part.decomposition
+    return {
+        "spent_divergence": part.spent_divergence,
+        "spent_transport": part.spent_transport,
+        "effective": part.effective,
+        "weights_only": alone.reweighting,
+        "moves_only": alone.transport,
+        "heaviest": [{"sample": i, "weight": float(part.density[i])} for i in part.heaviest()],
+    }
+
+
+def attack_loss(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    loss: str = "cross-entropy",
+    grid: int = 12,
+    batch_size: int | None = None,
+    weights: Tensor | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LossResult:
+    """The worst expected loss an attack reaches: growth functions under a W_p ball, ARMOR where weights may change."""
+    if isinstance(threat, DivergenceBall):
+        armor = ARMOR(objective="loss", loss=loss, grid=grid)
+        return armor.expected_loss(model, x, y, threat, batch_size=batch_size, weights=weights, progress=progress)
+    return ExpectedLoss(loss=loss, grid=grid)(
+        model, x, y, threat, batch_size=batch_size, weights=weights, seed=seed, progress=progress
+    )
 
 
 def bracket_loss(
@@ -96,9 +135,10 @@ def bracket_loss(
     certificate = LossBound(loss=loss, grid=grid)(
         model, x, y, threat, batch_size=batch_size, weights=weights, progress=_side(watch, "certificate")
     )
-    attack = ExpectedLoss(loss=loss, grid=grid)(
-        model, x, y, threat, batch_size=batch_size, weights=weights, seed=seed, progress=_side(watch, "attack")
-    )
+    attack = attack_loss(
+        model, x, y, threat, loss=loss, grid=grid, batch_size=batch_size, weights=weights, seed=seed,
+        progress=_side(watch, "attack"),
+    )  # fmt: skip
     allowed = 1e-4 * (1 + float(certificate.growth.values[:, 0].abs().max()))
     if attack.value > certificate.value + allowed:
         raise AuditError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,10 @@ from torch import Tensor, nn
 from wassertight import __version__
 from wassertight.data import as_tensors
 from wassertight.evaluation.catalogue import find_method
+from wassertight.evaluation.targets import identity, norm_label, resolve_threats, shared_threat
 from wassertight.inputs import check_inputs
 from wassertight.queries import Averaged
-from wassertight.threats import PointwiseBall, ThreatModel, parse
+from wassertight.threats import DivergenceBall, ThreatModel, moves_alone
 from wassertight.types import Bounds, InputError, Model
 
 PRESETS = ("quick", "strong", "auto")
@@ -45,6 +45,8 @@ class Unit:
     def stage(self) -> str:
         """Name of the stage the unit belongs to; unique for a run directory."""
         norm = norm_label(self.threat.r)
+        if isinstance(self.threat, DivergenceBall):
+            return f"{self.kind}-{_slug(self.threat.text)}"
         return f"{self.kind}-{norm}" if self.shared else f"{self.kind}-W{self.threat.p:g}-{norm}@{self.threat.radius!r}"
 
     @property
@@ -86,7 +88,8 @@ class Plan:
             return
         separable = bool(getattr(method, "separable", kind == "certificate"))
         shared = kind == "certificate" or (separable and not getattr(method, "uses_radius", True))
-        targets = [shared_threat(self.threats, r) for r in self.norms] if shared else list(self.threats)
+        alone = {identity(one): one for one in (self.target(kind, threat) for threat in self.threats)}
+        targets = [shared_threat(self.threats, r) for r in self.norms] if shared else list(alone.values())
         size = self.batch_size if separable else len(self.x)
         size = min(size, _CERTIFICATE_UNIT) if kind == "certificate" else size
         for threat in targets:
@@ -96,9 +99,13 @@ class Plan:
                 )
                 yield dataclasses.replace(unit, seed=_derived_seed(self.seed, unit.key))
 
+    def target(self, kind: str, threat: ThreatModel) -> ThreatModel:
+        """What a method that looks at the radius is given: the threat, or its moves alone if it knows no weights."""
+        return threat if kind == "attack" and getattr(self.attack, "reweights", False) else moves_alone(threat)
+
     def default_directory(self, parent: str | Path = "runs") -> Path:
         """`runs/<model>-<data>-<hash>`: the same command finds the same directory again."""
-        named = [(t.p, t.r, t.radius) for t in self.threats]
+        named = [identity(threat) for threat in self.threats]
         text = json.dumps([self.command, self.configuration, str(named)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return Path(parent) / f"{_slug(self.model_name)}-{_slug(self.data_name)}-{digest}"
@@ -195,30 +202,6 @@ def with_preset(attack: Any, options: Mapping[str, Any] | None, preset: str | No
     return {**(options or {}), "passes": "quick" if preset == "auto" else preset}
 
 
-def resolve_threats(
-    threat: str | ThreatModel | Sequence[str | ThreatModel], bounds: Bounds = (0.0, 1.0)
-) -> tuple[ThreatModel, ...]:
-    """Threats from strings, objects, or a list of both; duplicates once, order kept.
-
-    >>> [ball.name for ball in resolve_threats(["W1-L2@0.1,0.2", "L2@0.1"])]
-    ['W1-L2@0.1', 'W1-L2@0.2', 'L2@0.1']
-    """
-    entries: list[Any] = [threat] if isinstance(threat, str) or not isinstance(threat, Sequence) else list(threat)
-    found: list[ThreatModel] = []
-    for entry in entries:
-        if isinstance(entry, str):
-            found.extend(parse(entry, bounds))
-        elif all(hasattr(entry, name) for name in ("radius", "p", "r", "bounds", "cost")):
-            found.append(entry)
-        else:
-            raise InputError(f"a threat is a string such as 'W1-Linf@8/255' or a threat object, got {entry!r}")
-    if not found:
-        raise InputError("no threat given; an example: 'W1-Linf@8/255'")
-    if any(one.bounds != found[0].bounds for one in found):
-        raise InputError(f"all threats of a run need the same bounds, got {sorted({str(one.bounds) for one in found})}")
-    return tuple({(one.p, one.r, one.radius): one for one in found}.values())
-
-
 def resolve_device(device: str | torch.device, model: Model) -> torch.device:
     """The device of a run: "auto" is CUDA for modules where there is one, else where the model lies, else the CPU."""
     if str(device) == "auto":
@@ -234,20 +217,6 @@ def resolve_device(device: str | torch.device, model: Model) -> torch.device:
             f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'"
         ) from error
     return place
-
-
-def shared_threat(threats: Sequence[ThreatModel], r: float) -> ThreatModel:
-    """A stand-in for all threats of a norm, for methods that look only at norm and box."""
-    return PointwiseBall(radius=1.0, r=r, bounds=threats[0].bounds)
-
-
-def norm_label(r: float) -> str:
-    """Name of a ground norm: L1, L2, Linf.
-
-    >>> norm_label(float("inf"))
-    'Linf'
-    """
-    return "Linf" if math.isinf(r) else f"L{r:g}"
 
 
 def fingerprint_model(model: Model) -> str | None:

@@ -12,10 +12,11 @@ from torch import Tensor
 from wassertight.attacks import MinimumNorm, Problem
 from wassertight.attacks.base import flip_distances
 from wassertight.evaluation.conclusion import Side
-from wassertight.evaluation.plan import Plan, norm_label, shared_threat
+from wassertight.evaluation.plan import Plan
 from wassertight.evaluation.store import Outcome, Store, Watch
+from wassertight.evaluation.targets import norm_label, shared_threat
 from wassertight.queries import ModelQueries
-from wassertight.threats import ThreatModel
+from wassertight.threats import ThreatModel, moves_alone
 from wassertight.transport import FlipDistances
 
 _CLOSED = 0.01
@@ -54,7 +55,9 @@ def refine(plan: Plan, store: Store, watch: Watch, queries: ModelQueries, attack
         proved = torch.zeros_like(found)
         if certificate.outcomes:
             proved = certificate.joined(f"certificate-{norm_label(r)}", "radii").to(found)
-        chosen = open_samples(found, proved, [one for one in plan.threats if one.r == r]).nonzero().squeeze(1)
+        chosen = (
+            open_samples(found, proved, [moves_alone(one) for one in plan.threats if one.r == r]).nonzero().squeeze(1)
+        )
         parts = list(outcomes[stage])
         for begin in range(0, len(chosen), plan.batch_size):
             rows = chosen[begin : begin + plan.batch_size]

@@ -58,7 +58,7 @@ def benchmark(
     Args:
         model: any callable from (n, *features) to logits (n, classes); left as it was.
         data: a pair (x, y) of tensors or arrays, a torch Dataset, a DataLoader, or what `load_data` returns.
-        threat: a threat string ("W1-Linf@8/255", radii separated by commas), a threat object, or a list of both.
+        threat: a threat string ("W1-Linf@8/255", radii separated by commas; "KL+Linf@0.1,8/255"), a threat object, or a list of both.
         n_examples: the first so many samples; None for all.
         batch_size: samples a unit of work: passes run in such batches, and a killed run loses at most one unit.
         device: "auto", "cpu", "cuda", ...

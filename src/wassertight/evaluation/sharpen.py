@@ -9,9 +9,11 @@ import torch
 from wassertight.certificates import Auto, Task
 from wassertight.certificates.propagation import Reading, goal, in_turn
 from wassertight.evaluation.conclusion import Side
-from wassertight.evaluation.plan import Plan, norm_label, shared_threat
+from wassertight.evaluation.plan import Plan
 from wassertight.evaluation.store import Outcome, Store, Watch
+from wassertight.evaluation.targets import norm_label, shared_threat
 from wassertight.queries import ModelQueries
+from wassertight.threats import moves_alone
 
 
 def sharpen(
@@ -29,7 +31,7 @@ def sharpen(
     outcomes, end, reading = dict(certificate.outcomes), auto.deadline(), None
     for r in plan.norms:
         label, search = norm_label(r), None
-        stage, threats = f"certificate-{label}", [threat for threat in plan.threats if threat.r == r]
+        stage, threats = f"certificate-{label}", [moves_alone(one) for one in plan.threats if one.r == r]
         radii, parts = certificate.joined(stage, "radii").clone(), list(outcomes[stage])
         rows = right.cpu()
         task = Task(

@@ -55,7 +55,9 @@ def draw_curves(threats: Sequence[ThreatModel], norms: Mapping[float, Known]) ->
                 name: None if side is None else side.curve(p, radii).tolist()
                 for name, side in (("attacked", known.attacked), ("certified", known.certified))
             }
-            curves.append(Curve(p=p, r=r, radii=radii.tolist(), **lines))
+            curves.append(
+                Curve(p=p, r=r, radii=radii.tolist(), attacked=lines["attacked"], certified=lines["certified"])
+            )
     return curves
 
 

@@ -2,6 +2,15 @@
 
 from wassertight.report.page import write_page
 from wassertight.report.plots import bracket_figure, save_figure
-from wassertight.report.tables import brackets_table, claim_table, results_table
+from wassertight.report.tables import brackets_table, claim_table, freedoms_table, heaviest_lines, results_table
 
-__all__ = ["bracket_figure", "brackets_table", "claim_table", "results_table", "save_figure", "write_page"]
+__all__ = [
+    "bracket_figure",
+    "brackets_table",
+    "claim_table",
+    "freedoms_table",
+    "heaviest_lines",
+    "results_table",
+    "save_figure",
+    "write_page",
+]

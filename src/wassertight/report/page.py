@@ -12,7 +12,16 @@ import matplotlib as mpl
 
 from wassertight.records import Record, Result
 from wassertight.report.plots import _STYLE, bracket_figure
-from wassertight.report.tables import claim_caption, claim_title, html_claim, html_table, html_widths, percent
+from wassertight.report.tables import (
+    claim_caption,
+    claim_title,
+    heaviest_lines,
+    html_claim,
+    html_freedoms,
+    html_table,
+    html_widths,
+    percent,
+)
 
 _CSS = """
 :root{color-scheme:light dark;--ink:#1c1e21;--soft:#5b6068;--line:#d9dce1;--back:#fff;--card:#f6f7f9;--accent:#0072b2}
@@ -43,7 +52,7 @@ def write_page(record: Record, path: str | Path) -> Path:
         _audit(record),
         f"<figure>{_svg(record)}<figcaption class='sub'>{html.escape(_CAPTION)}</figcaption></figure>",
         f"<h2>Brackets</h2><div class='scroll'>{html_table(record)}</div>",
-        _widths(record), _claim(record), _flags(record), _reading(), _folds(record),
+        _widths(record), _freedoms(record), _claim(record), _flags(record), _reading(), _folds(record),
     ))  # fmt: skip
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     path.write_text(
@@ -100,6 +109,18 @@ def _widths(record: Record) -> str:
     return (
         f"<h2>Width of the bracket over all radii</h2><div class='scroll'>{table}</div><p class='sub'>Gaps in points of "
         "accuracy. Tightness: mean proved radius over mean attack distance; 1 is a closed bracket.</p>"
+    )
+
+
+def _freedoms(record: Record) -> str:
+    table = html_freedoms(record)
+    if not table:
+        return ""
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in heaviest_lines(record))
+    return (
+        f"<h2>What re-weighting adds</h2><div class='scroll'>{table}</div><p class='sub'>Worst-case accuracies in percent at "
+        "the same budget: nothing changes, weights only, moves only, both. Budget: what the law found spends on weights and "
+        f"on moves.</p><p>The samples it leans on (w: its mass over the sample's own):</p><ul>{items}</ul>"
     )
 
 

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from wassertight.records import Curve, Record
+from wassertight.records import Curve, Record, Result
 
 # Okabe-Ito colours, distinguishable with any colour vision; line styles tell the sides apart without colour.
 _COLOURS = {1.0: "#0072B2", 2.0: "#D55E00", math.inf: "#009E73"}
+_FAMILY = "#7A3E9D"
 _OTHERS = ("#CC79A7", "#E69F00", "#56B4E9")
 _SOFT = "0.35"
 _SEEN = 0.9
@@ -76,27 +77,28 @@ def _panels(record: Record) -> list[list[Curve]]:
     rows = []
     for r in dict.fromkeys(curve.r for curve in record.curves):
         curves = sorted((curve for curve in record.curves if curve.r == r), key=lambda curve: curve.p)
-        asked = {result.p for result in record.results if result.r == r}
-        rows.append([curve for curve in curves if curve.p in asked] or curves)
+        asked = {result.p for result in record.results if result.r == r and result.reweighting is None}
+        rows.append([curve for curve in curves if curve.family or curve.p in asked] or curves)
     return rows
 
 
 def _panel(axis: Axes, record: Record, curve: Curve) -> None:
-    results = [result for result in record.results if result.r == curve.r]
+    results = _asked(record, curve)
     norm = "Linf" if math.isinf(curve.r) else f"L{curve.r:g}"
     orders = sorted({other.p for other in record.curves} - set(_COLOURS))
-    colour = _COLOURS.get(curve.p) or _OTHERS[orders.index(curve.p) % len(_OTHERS)]
+    colour = (_FAMILY if curve.family else _COLOURS.get(curve.p)) or _OTHERS[orders.index(curve.p) % len(_OTHERS)]
     clean, top = 100 * record.results[0].clean, curve.radii[-1]
     axis.axhline(clean, color=_SOFT, linestyle=":", linewidth=1, zorder=1)
     _band(axis, curve, colour)
     for result in results:
-        if result.p != curve.p:
+        if result.p != curve.p and not curve.family:
             continue
         for value, face in ((result.attacked, colour), (result.certified, "white")):
             if value is not None:
                 axis.plot(result.radius, 100 * value, "o", color=colour, markerfacecolor=face, markersize=4.2, zorder=4)
     axis.set(xlim=(0, top), ylim=(0, 100))
     name = f"{norm}, pointwise (p = inf)" if math.isinf(curve.p) else f"W{curve.p:g} with {norm} ground norm"
+    name = curve.family or name
     axis.set_title(name, loc="left", color=colour, fontweight="bold")
     axis.annotate(
         f"clean {clean:.1f}", (1, clean), (0, 2 if clean < 92 else -2), xycoords=("axes fraction", "data"), ha="right",
@@ -107,16 +109,25 @@ def _panel(axis: Axes, record: Record, curve: Curve) -> None:
     mean = _MEAN.get(curve.p, f"order-{curve.p:g} mean of the {{norm}} distance").format(norm=norm)
     box = record.settings.get("bounds")
     unit = f"inputs in [{box[0]:g}, {box[1]:g}]" if isinstance(box, list) and len(box) == 2 else "in input units"
-    axis.set_xlabel(f"radius: {mean} moved\n({unit})", fontsize=8.5)
+    label = "budget of re-weighting" + (" (moves free)" if math.isinf(curve.p) else " and moves")
+    axis.set_xlabel(label if curve.family else f"radius: {mean} moved\n({unit})", fontsize=8.5)
     axis.grid(axis="y", color="0.92", linewidth=0.7)
     axis.set_axisbelow(True)
+
+
+def _asked(record: Record, curve: Curve) -> list[Result]:
+    """The results whose radii lie on a panel's axis."""
+    same = [result for result in record.results if result.r == curve.r]
+    if curve.family is None:
+        return [result for result in same if result.reweighting is None]
+    return [result for result in same if result.reweighting is not None and result.reweighting.family == curve.family]
 
 
 def _band(axis: Axes, curve: Curve, colour: str) -> None:
     """Both lines, the band between them and, where there is enough of it to be seen, its width at the widest place."""
     high = None if curve.attacked is None else [100 * v for v in curve.attacked]
     low = None if curve.certified is None else [100 * v for v in curve.certified]
-    jumps: Any = {"drawstyle": "steps-post"} if math.isinf(curve.p) else {}
+    jumps: Any = {"drawstyle": "steps-post"} if math.isinf(curve.p) and not curve.family else {}
     if high is not None:
         axis.plot(curve.radii, high, color=colour, linewidth=1.6, zorder=3, **jumps)
     if low is not None:
@@ -154,7 +165,8 @@ def _say(axis: Axes, text: str, place: tuple[float, float], *, above: bool) -> N
 
 def _say_tightness(axis: Axes, record: Record, curve: Curve) -> None:
     """The tightness in the corner that the curves leave free."""
-    found = [one for one in record.brackets if (one.p, one.r) == (curve.p, curve.r) and one.tightness is not None]
+    known = [] if curve.family else record.brackets
+    found = [one for one in known if (one.p, one.r) == (curve.p, curve.r) and one.tightness is not None]
     lines = [line for line in (curve.attacked, curve.certified) if line is not None]
     if not found or not lines:
         return

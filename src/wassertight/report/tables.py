@@ -13,6 +13,9 @@ from wassertight.records import Claim, Record, Result
 COLUMNS = ("threat", "clean", "certified", "attacked", "gap", "passes / sample", "seconds")
 WIDTHS = ("over all radii", "widest gap", "at radius", "mean gap", "closed from radius", "tightness")
 _WIDTH = 86
+FREEDOMS = (
+    "threat", "side", "nominal", "weights", "moves", "both", "budget: D + moves", "lam", "eff. samples",
+)  # fmt: skip
 CLAIMS = ("threat", "certified", "attacked", "gap")
 
 
@@ -31,6 +34,51 @@ def brackets_table(record: Record) -> Table | None:
         "gaps in points; tightness: mean proved radius over mean attack distance, the same for all orders of a norm"
     )
     return _table("Width of the bracket", WIDTHS, rows, caption) if rows else None
+
+
+def freedoms_table(record: Record) -> Table | None:
+    """For re-weighting threats, both sides with either freedom alone and with both; None where there are none."""
+    rows = _freedom_rows(record)
+    caption = "worst-case accuracies in percent at the same budget; budget, lam and samples are those of the law found"
+    return _table("What re-weighting adds", FREEDOMS, rows, caption) if rows else None
+
+
+def heaviest_lines(record: Record) -> list[str]:
+    """For re-weighting threats, the samples the worst law leans on, one line a threat."""
+    lines = []
+    for result in record.results:
+        part = result.reweighting
+        if part is not None and part.heaviest:
+            heavy = ", ".join(
+                f"{one.sample} (label {one.label}, w {one.weight:.2f}, moved {one.moved:.3g})" for one in part.heaviest
+            )
+            lines.append(f"{result.threat}: {heavy}")
+    return lines
+
+
+def html_freedoms(record: Record) -> str:
+    """The same as HTML; empty where there are none."""
+    rows = _freedom_rows(record)
+    return _html(FREEDOMS, rows) if rows else ""
+
+
+def _freedom_rows(record: Record) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for result in record.results:
+        part = result.reweighting
+        if part is None:
+            continue
+        spent = "-"
+        if part.spent_divergence is not None and part.spent_transport is not None:
+            spent = f"{part.spent_divergence:.3g} + {part.spent_transport:.3g}"
+        effective = "-" if part.effective is None else f"{part.effective:.1f}"
+        lam = "-" if part.lam is None else f"{part.lam:.3g}"
+        for side, found in (("attacked", part.attacked), ("certified", part.certified)):
+            if found is not None:
+                values = (found.nominal, found.reweighting, found.transport, found.joint)
+                budget = (spent, lam, effective) if side == "attacked" else ("", "", "")
+                rows.append((result.threat, side, *(percent(value) for value in values), *budget))
+    return rows
 
 
 def claim_table(record: Record) -> Table | None:
@@ -93,7 +141,7 @@ def _html(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _width_rows(record: Record) -> list[tuple[str, ...]]:
-    asked = {(result.r, result.p) for result in record.results}
+    asked = {(result.r, result.p) for result in record.results if result.reweighting is None}
     rows: list[tuple[str, ...]] = []
     for bracket in record.brackets:
         if (bracket.r, bracket.p) not in asked:

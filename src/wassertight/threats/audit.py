@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wassertight.threats.base import ThreatModel
-from wassertight.transport import DiscreteMeasure
+from wassertight.threats.divergence import DivergenceBall
+from wassertight.transport import DiscreteMeasure, HardBall, PowerCost, Renyi
 from wassertight.types import Model
 
 
@@ -23,12 +24,14 @@ class AuditReport:
         spent: cost of the coupling sample -> atom, `(sum w d**p)**(1/p)`, the maximum for p = inf.
         violations: sentences, empty when the measure is admissible.
         correct: whether each atom is classified correctly, (m,).
+        parts: what re-weighting and moving cost, where the threat allows both; their sum is `spent`.
     """
 
     accuracy: float
     spent: float
     violations: tuple[str, ...]
     correct: Tensor
+    parts: tuple[float, float] | None = None
 
     @property
     def ok(self) -> bool:
@@ -49,7 +52,9 @@ def audit_measure(
 
     Recomputes, in float64 from the stored atoms: the mass of every source (1e-12), non-negative weights, atoms
     finite and exactly inside the box, the transport cost against `radius * (1 + 1e-9)` (`1 + 1e-6` for p = inf),
-    and the accuracy by fresh passes. worst_case.md 9. The caller puts the model in eval mode.
+    and the accuracy by fresh passes. worst_case.md 9. Under a re-weighting threat the masses of sources may change:
+    their divergence from the samples' plus the price of the moves is held against the radius, by formulas of its own.
+    The caller puts the model in eval mode.
 
     >>> from wassertight.threats import PointwiseBall
     >>> x, y = torch.tensor([[0.2, 0.8]]), torch.tensor([1])
@@ -69,9 +74,11 @@ def audit_measure(
     if bool((mass < 0).any()) or not bool(torch.isfinite(mass).all()):
         violations.append("an atom has negative or non-finite mass")
     gathered = torch.zeros(n, dtype=torch.float64, device=x.device).index_add_(0, sources, mass)
-    off = float((gathered - share).abs().max())
+    reweighted = isinstance(threat, DivergenceBall)
+    off = abs(float(gathered.sum() - share.sum())) if reweighted else float((gathered - share).abs().max())
     if not off <= 1e-12:
-        violations.append(f"the mass of a sample is off by {off:.2e} (allowed 1e-12)")
+        which = "the total mass" if reweighted else "the mass of a sample"
+        violations.append(f"{which} is off by {off:.2e} (allowed 1e-12)")
     atoms = measure.atoms
     if not bool(torch.isfinite(atoms).all()):
         violations.append("an atom is not finite")
@@ -87,12 +94,17 @@ def audit_measure(
             moved.append(difference.amax(1))
         else:
             moved.append((difference**threat.r).sum(1) ** (1 / threat.r))
+        if isinstance(threat, DivergenceBall):
+            moved[-1] = _price(threat, moved[-1], difference)
         logits = _answers(model, atoms[part])
         wrong = (logits.argmax(1) != y[sources[part]].to(logits.device)) & torch.isfinite(logits).all(1)
         correct.append(~wrong.to(x.device))
     distance, right = torch.cat(moved), torch.cat(correct)
-    positive = mass > 0
-    if math.isinf(threat.p):
+    positive, parts = mass > 0, None
+    if isinstance(threat, DivergenceBall):
+        parts = (_divergence(threat, gathered, share), float((mass[positive] * distance[positive]).sum()))
+        spent, allowed = sum(parts), threat.radius * (1 + 1e-9) + 1e-15
+    elif math.isinf(threat.p):
         spent = float(distance[positive].max()) if bool(positive.any()) else 0.0
         allowed = threat.radius * (1 + 1e-6)
     else:
@@ -101,7 +113,39 @@ def audit_measure(
     if not spent <= allowed:
         violations.append(f"the measure costs {spent:.9g}, more than the radius {threat.radius:.9g}")
     accuracy = float((mass * right).sum())
-    return AuditReport(accuracy=accuracy, spent=spent, violations=tuple(violations), correct=right)
+    return AuditReport(accuracy=accuracy, spent=spent, violations=tuple(violations), correct=right, parts=parts)
+
+
+def _price(threat: DivergenceBall, distance: Tensor, difference: Tensor) -> Tensor:
+    """Transport price of atoms from their l_r distance and coordinate differences, both float64."""
+    rule = threat.transport
+    if isinstance(rule, HardBall):
+        return torch.zeros_like(distance).masked_fill(distance > rule.reach * (1 + 1e-6), math.inf)
+    if isinstance(rule, PowerCost):
+        return rule.price * distance.pow(rule.p)
+    return torch.relu(difference - rule.reach).square().sum(1) / (2 * rule.tau)
+
+
+def _divergence(threat: DivergenceBall, eta: Tensor, share: Tensor) -> float:
+    """Divergence of the masses eta from the samples' own, by definition; each term is written so that it is >= 0."""
+    if bool((eta[share == 0] > 0).any()):
+        return math.inf
+    eta, share = eta[share > 0], share[share > 0]
+    change = (eta - share) / share
+    ratio = eta / share
+    log = torch.where(change.abs() < 0.5, torch.log1p(change), torch.log(ratio))
+    kind = threat.divergence
+    a = 1 - kind.order if isinstance(kind, Renyi) else kind.order
+    if abs(a - 1) < 1e-6:
+        terms = torch.where(ratio > 0, ratio * log, 0.0) - change
+    elif abs(a) < 1e-6:
+        terms = change - log
+    else:
+        terms = (torch.expm1(a * log) - a * change) / (a * (a - 1))
+    total = float((share * terms).sum())
+    if isinstance(kind, Renyi) and abs(a) >= 1e-6:
+        total = math.log1p(a * (a - 1) * total) / (a * (a - 1))
+    return total
 
 
 def _answers(model: Model, atoms: Tensor) -> Tensor:

@@ -1,20 +1,35 @@
-"""Threat strings: `Linf@8/255`, `W1-Linf@8/255`, `W2-L2@0.25,0.5`."""
+"""Threat strings: `Linf@8/255`, `W1-Linf@8/255`, `W2-L2@0.25,0.5`, `KL+Linf@0.1,8/255`."""
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
+from typing import TypeAlias
 
+from wassertight.threats.divergence import DivergenceBall
 from wassertight.threats.pointwise import PointwiseBall
 from wassertight.threats.wasserstein import WassersteinBall
-from wassertight.types import Bounds, ThreatError
+from wassertight.transport import HardBall, MoveCost, PowerCost, SoftBall, divergence_named
+from wassertight.types import Bounds, InputError, ThreatError
 
-_PATTERN = re.compile(r"(?:W(?P<p>inf|\d+(?:\.\d+)?)-)?L(?P<r>inf|\d+(?:\.\d+)?)@(?P<radii>.+)", re.IGNORECASE)
-_KNOWN = ("Linf@8/255", "L2@0.5", "L1@12", "W1-Linf@8/255", "W2-Linf@8/255", "W1-L2@0.5", "W2-L2@0.5", "W1-L1@12")
+Ball: TypeAlias = PointwiseBall | WassersteinBall | DivergenceBall
+
+_PATTERN = re.compile(
+    r"(?:(?P<divergence>[A-Za-z]+-?[\d.]*)\+)?(?:W(?P<p>inf|\d+(?:\.\d+)?)-|(?P<soft>soft)-)?"
+    r"L(?P<r>inf|\d+(?:\.\d+)?)@(?P<radii>.+)",
+    re.IGNORECASE,
+)
+_KNOWN = ("Linf@8/255", "L2@0.5", "L1@12", "W1-Linf@8/255", "W2-Linf@8/255", "W1-L2@0.5", "W2-L2@0.5", "W1-L1@12",
+          "KL+Linf@0.1,8/255", "KL+W1-Linf@0.1,8/255", "alpha2+L2@0.1,0.5", "renyi1.5+Linf@0.1,8/255")  # fmt: skip
+_FORM = (
+    "The form is [W<p>-]L<r>@<radius>[,<radius>...], for example Linf@8/255 (pointwise), W1-Linf@8/255, W2-L2@0.5; or, "
+    "with re-weighting, <divergence>+[W<p>-]L<r>@<budget>[:<budget>...],<radius>[:<radius>...], for example KL+Linf@0.1,8/255"
+)
 
 
-def threat(text: str, bounds: Bounds = (0.0, 1.0)) -> PointwiseBall | WassersteinBall:
+def threat(text: str, bounds: Bounds = (0.0, 1.0)) -> Ball:
     """The threat a string names; `Winf-Linf@8/255` and `Linf@8/255` are the same pointwise ball.
 
     Raises:
@@ -29,25 +44,61 @@ def threat(text: str, bounds: Bounds = (0.0, 1.0)) -> PointwiseBall | Wasserstei
     return found[0]
 
 
-def parse(text: str, bounds: Bounds = (0.0, 1.0)) -> list[PointwiseBall | WassersteinBall]:
+def parse(text: str, bounds: Bounds = (0.0, 1.0)) -> list[Ball]:
     """All threats a string names: one a radius, radii separated by commas, each a number or a fraction.
+
+    With re-weighting, `<divergence>+L<r>@<budget>,<reach>`: moves of up to the reach are free, the budget is the
+    divergence's. `<divergence>+W<p>-L<r>@<budget>,<radius>`: one budget for both, enough for the divergence ball of that
+    budget or for the W_p ball of that radius. `<divergence>+soft-Linf@<budget>,<reach>,<tau>`: a soft ball. Each number may
+    be a list separated by colons; all combinations are named. Divergences: KL, revKL, chi2, alpha<order>, renyi<order>.
 
     >>> [ball.name for ball in parse("W2-L2@1/4,0.5")]
     ['W2-L2@0.25', 'W2-L2@0.5']
+    >>> [ball.name for ball in parse("KL+Linf@0.01:0.1,1/4")]
+    ['KL+Linf@0.01,0.25', 'KL+Linf@0.1,0.25']
     """
     match = _PATTERN.fullmatch(text.strip())
     if match is None:
         near = difflib.get_close_matches(text.strip(), _KNOWN, n=1, cutoff=0.0)[0]
-        raise ThreatError(
-            f"unknown threat {text!r}; did you mean {near!r}? The form is [W<p>-]L<r>@<radius>[,<radius>...], "
-            "for example Linf@8/255 (pointwise), W1-Linf@8/255, W2-L2@0.5"
-        )
+        raise ThreatError(f"unknown threat {text!r}; did you mean {near!r}? {_FORM}")
     p = _order(match["p"]) if match["p"] else math.inf
     r = _order(match["r"])
+    if match["divergence"]:
+        return _reweighted(match, p, r, text, bounds)
+    if match["soft"]:
+        raise ThreatError(f"a soft ball goes with a divergence, for example KL+soft-Linf@0.1,8/255,0.01; got {text!r}")
     radii = [_number(part, text) for part in match["radii"].split(",")]
     if math.isinf(p):
         return [PointwiseBall(radius=radius, r=r, bounds=bounds) for radius in radii]
     return [WassersteinBall(radius=radius, p=p, r=r, bounds=bounds) for radius in radii]
+
+
+def _reweighted(match: re.Match[str], p: float, r: float, text: str, bounds: Bounds) -> list[Ball]:
+    try:
+        divergence = divergence_named(match["divergence"])
+    except InputError as error:
+        raise ThreatError(f"{error}; in {text!r}") from None
+    lists = [[_number(part, text) for part in group.split(":")] for group in match["radii"].split(",")]
+    if len(lists) != (3 if match["soft"] else 2):
+        raise ThreatError(
+            f"{text!r} needs {'budget,reach,tau' if match['soft'] else 'budget,radius'} after the @ (several of one kind "
+            f"separated by colons), got {len(lists)} numbers. {_FORM}"
+        )
+    found: list[Ball] = []
+    for budget, *rest in itertools.product(*lists):
+        move: MoveCost
+        if match["soft"]:
+            if not math.isinf(r):
+                raise ThreatError(f"soft balls are for Linf, got {text!r}")
+            move = SoftBall(reach=rest[0], tau=rest[1])
+        elif math.isinf(p):
+            move = HardBall(reach=rest[0], r=r)
+        elif not (budget > 0 and rest[0] > 0):
+            raise ThreatError(f"{text!r} needs a budget and a W_p radius > 0; without re-weighting use W{p:g}-...")
+        else:
+            move = PowerCost(price=budget / rest[0] ** p, p=p, r=r)
+        found.append(DivergenceBall(radius=budget, divergence=divergence, transport=move, bounds=bounds))
+    return found
 
 
 def _order(text: str) -> float:
