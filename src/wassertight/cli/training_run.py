@@ -166,12 +166,12 @@ def carry_out(order: TrainingOrder) -> int:
     from wassertight.data import load_data
     from wassertight.models import list_architectures, load_model, new_model, save_network
     from wassertight.threats import threat
-    from wassertight.training import Settings, cheap_attack, make_objective, perturb_once, reset_last_layer, train
+    from wassertight.training import cheap_attack, make_objective, perturb_once, reset_last_layer, train
     from wassertight.training.batches import held_out
 
     ball = None if job.threat is None else threat(job.threat)
     objective = make_objective(job.objective, ball, job.objective_settings)
-    settings = _settings(Settings, job.training)
+    settings = settings_of(job.training)
     data = load_data(job.data, split="train", n=job.n)
     count = min(1000, len(data.y) // 10) if job.validation is None else job.validation
     kept, apart = held_out(data.y, count, seed=0)
@@ -223,12 +223,19 @@ def carry_out(order: TrainingOrder) -> int:
     return 0
 
 
-def _settings(made: Any, values: Mapping[str, Any]) -> Any:
-    known = {item.name for item in fields(made)}
+def settings_of(values: Mapping[str, Any]) -> Any:
+    """Training settings from names and values; lists become tuples.
+
+    Raises:
+        InputError: for a name that is no setting.
+    """
+    from wassertight.training import Settings
+
+    known = {item.name for item in fields(Settings)}
     for key in values:
         if key not in known:
             raise InputError(f"no training setting {key!r}; there are: {', '.join(sorted(known))}")
-    return made(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return Settings(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def _last(directory: Path) -> Any:

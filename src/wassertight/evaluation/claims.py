@@ -134,5 +134,7 @@ def _assumptions(record: Record, both: bool, label_cost: float, population: Popu
     if population is not None and len({result.r for result in record.results}) > 1:
         texts.append("the confidence is that of each ground norm by itself, not of all norms together")
     if population is not None and any(result.reweighting is not None for result in record.results):
-        texts.append("under re-weighting threats the margin moves the distribution of flip costs, and the bound follows it")
+        texts.append(
+            "under re-weighting threats the margin moves the distribution of flip costs, and the bound follows it"
+        )
     return list(dict.fromkeys(texts))

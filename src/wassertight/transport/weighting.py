@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ _EQUAL = 1e-12
 """Losses that differ by less, relatively, are equal."""
 
 
+@runtime_checkable
 class Divergence(Protocol):
     """What re-weighting costs: a function of one moment `E[w**a]`."""
 

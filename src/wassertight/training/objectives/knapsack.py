@@ -35,6 +35,8 @@ from wassertight.types import Bounds, InputError, ThreatError
 _REACH = 1.25
 """The search goes this much further than the cut radius, and further still while budget is left over."""
 _QUEUE = 50
+_TOUCH = 1e-6
+"""Coordinates this close to a wall, relative to the box, touch it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +214,8 @@ def envelope(g: Tensor, z: Tensor, x: Tensor, r: float, bounds: Bounds) -> Tenso
     """
     free = torch.ones_like(g)
     if bounds is not None:
-        stopped = ((z <= bounds[0]) & (g < 0)) | ((z >= bounds[1]) & (g > 0))
+        touch = _TOUCH * (bounds[1] - bounds[0])
+        stopped = ((z <= bounds[0] + touch) & (g < 0)) | ((z >= bounds[1] - touch) & (g > 0))
         free = (~stopped).to(g.dtype)
     size = norm(g * free, conjugate(r)).clamp_min(torch.finfo(g.dtype).tiny)
     if r != 2 or bounds is None:
