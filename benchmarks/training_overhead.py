@@ -1,4 +1,4 @@
-"""Wall time of a training step over the time of the bare passes it made: what the crafting, weights and duals cost.
+"""CPU time (one thread) of a training step over that of the bare passes it made: what the crafting, weights and duals cost.
 
 python benchmarks/training_overhead.py --data path/to/mnist.npz --model mnist-cnn --steps 10
 
@@ -9,14 +9,13 @@ forward and backward to the input (crafting), forward and backward to the parame
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import wassertight.training.loop as loop
 from wassertight.data import load_data
 from wassertight.models import new_model
 from wassertight.threats import threat
@@ -26,7 +25,7 @@ OBJECTIVES = ("standard", "pgd", "trades", "mart", "udr-trades", "armor-kl-trade
 
 
 def bare(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Median seconds of a pass of each kind over the batch."""
+    """Seconds of a pass of each kind over the batch."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -40,17 +39,13 @@ def bare(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
         functional.cross_entropy(model(x), y).backward()
         model.zero_grad()
 
-    return {work.__name__: timed(work) for work in (forward, crafting, outer)}
-
-
-def timed(work: Callable[[], None], repeats: int = 15) -> float:
-    """Median seconds of a call."""
-    seconds = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds)
+    seconds = {}
+    for work in (forward, crafting, outer):
+        begun = time.process_time()
+        for _ in range(3):
+            work()
+        seconds[work.__name__] = (time.process_time() - begun) / 3
+    return seconds
 
 
 class Kinds:
@@ -72,7 +67,7 @@ def main() -> None:
     parser.add_argument("--model", default="mnist-cnn")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="of the inner attack")
-    parser.add_argument("--batches", type=int, default=12)
+    parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -84,37 +79,41 @@ def main() -> None:
         assert isinstance(model, nn.Module)
         ball = threat("W2-Linf@0.1") if name in ("w-dro", "knapsack") else threat("Linf@0.1")
         objective = make_objective(name, ball, {} if name == "standard" else {"steps": given.steps})
-        stamps: list[float] = []
-        kinds = Kinds(model)
-        counts: list[dict[str, int]] = []
-
-        def watch(
-            text: str, done: int, total: int, stamps: list[float] = stamps, counts: list[dict[str, int]] = counts,
-            kinds: Kinds = kinds,
-        ) -> None:  # fmt: skip
-            stamps.append(time.perf_counter())
-            counts.append(dict(kinds.samples))
-
-        import wassertight.training.loop as loop
-
+        kinds, rows = (
+            Kinds(model),
+            Steps(new_model(given.model).model, data.x[: given.batch_size], data.y[: given.batch_size]),
+        )
+        settings = Settings(epochs=4, batch_size=given.batch_size, optimiser="adam", rate=1e-3)
         loop._SHOW_SECONDS = -1.0
-        settings = Settings(epochs=1, batch_size=given.batch_size, optimiser="adam", rate=1e-3)
-        floor = bare(model.train(), data.x[: given.batch_size], data.y[: given.batch_size])
-        train(model, (data.x, data.y), objective, settings, device="cpu", progress=watch)
-        again = bare(model.train(), data.x[: given.batch_size], data.y[: given.batch_size])
-        floor = {kind: (floor[kind] + again[kind]) / 2 for kind in floor}
-        steps = [
-            (later - earlier, {kind: after[kind] - before[kind] for kind in after})
-            for earlier, later, before, after in zip(stamps, stamps[1:], counts, counts[1:], strict=False)
-        ]
-        ratios = [
-            seconds / sum(floor[kind] * count / given.batch_size for kind, count in spent.items())
-            for seconds, spent in steps
-        ]
-        seconds = statistics.median(seconds for seconds, _ in steps)
-        spent = sum(sum(c.values()) for _, c in steps) / len(steps) / given.batch_size
-        ratio = statistics.median(ratios)
-        print(f"| {name} | {spent:.1f} | {1e3 * seconds:.0f} | {1e3 * seconds / ratio:.0f} | {ratio:.2f} |", flush=True)
+        train(
+            model, (data.x, data.y), objective, settings, device="cpu",
+            progress=lambda text, done, total, rows=rows, kinds=kinds: rows.take(kinds),
+        )  # fmt: skip
+        steps = rows.found[-2 * given.batches :]
+        step, floor = sum(s for s, _, _ in steps), sum(f for _, f, _ in steps)
+        spent = sum(n for _, _, n in steps) / len(steps) / given.batch_size
+        count = len(steps) / 1e3
+        print(f"| {name} | {spent:.1f} | {step / count:.0f} | {floor / count:.0f} | {step / floor:.2f} |", flush=True)
+
+
+class Steps:
+    """CPU seconds of every step beside those of its passes done bare right after it, and samples passed."""
+
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        self.model, self.x, self.y = model, x, y
+        self.found: list[tuple[float, float, int]] = []
+        self.before = dict.fromkeys(("forward", "crafting", "outer"), 0)
+        self.stamp = time.process_time()
+
+    def take(self, kinds: Kinds) -> None:
+        """Called after every step."""
+        seconds = time.process_time() - self.stamp
+        spent = {kind: count - self.before[kind] for kind, count in kinds.samples.items()}
+        self.before = dict(kinds.samples)
+        floor = bare(self.model, self.x, self.y)
+        bottom = sum(floor[kind] * count / len(self.x) for kind, count in spent.items())
+        self.found.append((seconds, bottom, sum(spent.values())))
+        self.stamp = time.process_time()
 
 
 if __name__ == "__main__":

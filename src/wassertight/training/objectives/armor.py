@@ -14,18 +14,20 @@ from wassertight.training.base import Context, Crafted, Metrics, Objective, Oute
 from wassertight.training.objectives.udr import UDR
 from wassertight.training.objectives.wrm import WRM
 from wassertight.transport.divergences import divergence_named
-from wassertight.transport.joint import allocate_jointly
+from wassertight.transport.tilting import moment_divergence, tilted
+from wassertight.transport.weighting import Divergence, gaps_below
 from wassertight.types import InputError, ThreatError
 
 _PRICES = (1e-3, 1e6)
-"""Crafting prices stay within these: a slack or an empty budget has none."""
+"""Prices stay within these: a slack or an empty budget has none."""
+_HALVINGS = 14
 
 
 @dataclass(frozen=True, kw_only=True)
 class ARMOR(Objective):
     """`min natural E CE(x) + (1 - natural) sup { E_Q l : D^c(Q || P) <= eps }`, over a batch.
 
-    The supremum is solved exactly for every batch. With a hard ball (PGD, TRADES, MART as base) moving is free inside
+    The supremum is solved for every batch. With a hard ball (PGD, TRADES, MART as base) moving is free inside
     it and the weights answer the losses; with UDR or WRM as base moving and re-weighting share the budget, and a
     sample stays where it is if that is the better buy. The gradient is that of the weighted loss (Danskin).
 
@@ -136,16 +138,13 @@ class ARMOR(Objective):
         if crafted.weights is None:
             losses = torch.stack((context.gather(stay.detach()), context.gather(inner.each.detach())), 1)
             gathered = context.gather(cost)
-            found = allocate_jointly(
-                losses,
-                torch.stack((torch.zeros_like(gathered), gathered), 1),
-                self.eps,
-                divergence_named(self.divergence),
+            start = min(max(context.number(base.dual_name, 1.0) / base.unit, _PRICES[0]), _PRICES[1])
+            density, moved, price = solve_price(
+                *losses.unbind(1), gathered, self.eps, divergence_named(self.divergence), start
             )
-            share = (1 - found.share) * found.lower + found.share * found.upper
-            crafted.weights = self._shuffled(context.local(found.density, len(stay)), context)
-            crafted.notes["moved share"] = context.local(share, len(stay)).to(stay)
-            crafted.notes["lam"] = torch.tensor(found.price, dtype=torch.float64)
+            crafted.weights = self._shuffled(context.local(density, len(stay)), context)
+            crafted.notes["moved share"] = context.local(moved, len(stay)).to(stay)
+            crafted.notes["lam"] = torch.tensor(price, dtype=torch.float64)
         share = crafted.notes["moved share"]
         return dataclasses.replace(inner, each=(1 - share) * stay + share * inner.each, clean=clean)
 
@@ -153,3 +152,37 @@ class ARMOR(Objective):
         if self.weights != "shuffled":
             return w
         return w[torch.randperm(len(w), generator=context.generator).to(w.device)]
+
+
+def solve_price(
+    stay: Tensor, move: Tensor, cost: Tensor, eps: float, divergence: Divergence, start: float
+) -> tuple[Tensor, Tensor, float]:
+    """Densities, moves (0 or 1) and the price at which re-weighting and moving together spend at most eps.
+
+    `transport.allocate_jointly` to 1e-4 of the price, warm-started, on the affordable side, without splitting a sample:
+    ten times faster, which is what a training step needs.
+
+    Args:
+        stay, move, cost: losses at x and at z, and the cost of z, (n,).
+    """
+    losses, cost = torch.stack((stay, move), 1).double(), cost.double()
+    if eps == 0:
+        return torch.ones_like(cost), ((cost == 0) & (move > stay)).double(), math.inf
+
+    def answer(price: float) -> tuple[Tensor, Tensor, float]:
+        value, choice = torch.stack((losses[:, 0] / price, losses[:, 1] / price - cost), 1).max(1)
+        _, gaps, mass = gaps_below(value[None], None)
+        at = tilted(gaps, divergence.tilt(gaps, mass), divergence.moment, mass)
+        spent = divergence.spend(moment_divergence(at.density, at.excess, divergence.moment, mass))
+        return at.density[0], choice.double(), float(spent) + float((at.density[0] * cost * choice).mean())
+
+    low = high = start
+    while high < _PRICES[1] and answer(high)[2] > eps:
+        low, high = high, high * 4
+    while low > _PRICES[0] and answer(low)[2] <= eps:
+        low, high = low / 4, low
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if answer(middle)[2] > eps else (low, middle)
+    density, moved, _ = answer(high)
+    return density, moved, high
