@@ -19,7 +19,7 @@ import wassertight.training.loop as loop
 from wassertight.data import load_data
 from wassertight.models import new_model
 from wassertight.threats import threat
-from wassertight.training import Settings, make_objective, train
+from wassertight.training import Settings, Standard, make_objective, train
 
 OBJECTIVES = ("standard", "pgd", "trades", "mart", "udr-trades", "armor-kl-trades", "w-dro", "knapsack", "trades+awp")
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--model", default="mnist-cnn")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="of the inner attack")
-    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=16)
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -83,13 +83,13 @@ def main() -> None:
             Kinds(model),
             Steps(new_model(given.model).model, data.x[: given.batch_size], data.y[: given.batch_size]),
         )
-        settings = Settings(epochs=4, batch_size=given.batch_size, optimiser="adam", rate=1e-3)
+        settings = Settings(epochs=2, batch_size=given.batch_size, optimiser="adam", rate=1e-3)
         loop._SHOW_SECONDS = -1.0
         train(
             model, (data.x, data.y), objective, settings, device="cpu",
             progress=lambda text, done, total, rows=rows, kinds=kinds: rows.take(kinds),
         )  # fmt: skip
-        steps = rows.found[-2 * given.batches :]
+        steps = rows.found[-given.batches :]
         step, floor = sum(s for s, _, _ in steps), sum(f for _, f, _ in steps)
         spent = sum(n for _, _, n in steps) / len(steps) / given.batch_size
         count = len(steps) / 1e3
