@@ -19,7 +19,7 @@ import wassertight.training.loop as loop
 from wassertight.data import load_data
 from wassertight.models import new_model
 from wassertight.threats import threat
-from wassertight.training import Settings, Standard, make_objective, train
+from wassertight.training import Settings, make_objective, train
 
 OBJECTIVES = ("standard", "pgd", "trades", "mart", "udr-trades", "armor-kl-trades", "w-dro", "knapsack", "trades+awp")
 

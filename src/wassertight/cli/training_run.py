@@ -214,7 +214,7 @@ def carry_out(order: TrainingOrder) -> int:
         "start": None, "end": None,
     }  # fmt: skip
     if order.evaluate:
-        last = copy.deepcopy(before)
+        last: Any = copy.deepcopy(before)
         last.load_state_dict(_last(directory))
         for key, network_ in (("start", before), ("end", model), ("last", last)):
             result[key] = _evaluated(network_, key, job, order, directory, settings.seed)
@@ -235,7 +235,8 @@ def settings_of(values: Mapping[str, Any]) -> Any:
     for key in values:
         if key not in known:
             raise InputError(f"no training setting {key!r}; there are: {', '.join(sorted(known))}")
-    return Settings(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Settings(**plain)
 
 
 def _last(directory: Path) -> Any:

@@ -187,7 +187,7 @@ class _Run:
         rate = settings.rate_at(step, self.per_epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        torch.manual_seed(derived_seed(settings.seed, "step", step, self.context.rank))
+        _reseed(derived_seed(settings.seed, "step", step, self.context.rank), self._place)
         self.context.generator.manual_seed(derived_seed(settings.seed, "craft", step, self.context.rank))
         self.context.step = step
         if settings.augment == "crop-flip":
@@ -289,3 +289,10 @@ def _accelerator(settings: Settings, device: str) -> Any:
 def _accuracies(outer: Outer, crafted: Crafted) -> Metrics:
     logits = {"clean": outer.clean, "moved": outer.moved}
     return {k: (v.argmax(1) == crafted.y).double().mean() for k, v in logits.items() if v is not None}
+
+
+def _reseed(seed: int, place: torch.device) -> None:
+    """`torch.manual_seed` without its queue of calls for devices that are not in use, which grows step by step."""
+    torch.default_generator.manual_seed(seed)
+    if place.type == "cuda":
+        torch.cuda.manual_seed(seed)

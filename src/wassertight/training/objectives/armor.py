@@ -139,9 +139,8 @@ class ARMOR(Objective):
             losses = torch.stack((context.gather(stay.detach()), context.gather(inner.each.detach())), 1)
             gathered = context.gather(cost)
             start = min(max(context.number(base.dual_name, 1.0) / base.unit, _PRICES[0]), _PRICES[1])
-            density, moved, price = solve_price(
-                *losses.unbind(1), gathered, self.eps, divergence_named(self.divergence), start
-            )
+            divergence = divergence_named(self.divergence)
+            density, moved, price = solve_price(losses[:, 0], losses[:, 1], gathered, self.eps, divergence, start)
             crafted.weights = self._shuffled(context.local(density, len(stay)), context)
             crafted.notes["moved share"] = context.local(moved, len(stay)).to(stay)
             crafted.notes["lam"] = torch.tensor(price, dtype=torch.float64)
