@@ -15,7 +15,7 @@ def perturb_once(model: nn.Module, size: float, *, seed: int = 0) -> None:
     >>> net = nn.Linear(3, 2)
     >>> before = net.weight.detach().clone()
     >>> perturb_once(net, 0.02)
-    >>> round(float((net.weight - before).norm() / before.norm()), 4)
+    >>> round(((net.weight - before).norm() / before.norm()).item(), 4)
     0.02
     """
     if not 0 <= size < 1:
