@@ -46,6 +46,7 @@ OBJECTIVES: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "armor-kl-trades shuffled": ("armor-kl-trades+shuffled", "Linf", 1, {"beta": 6.0}),
     "w-dro": ("w-dro", "W2-Linf", 1, {}),
     "knapsack": ("knapsack", "W2-Linf", 1, {}),
+    "knapsack w1": ("knapsack", "W2-Linf", 1, {"weight_order": 1.0, "beta": 8.0}),
     "knapsack ce": ("knapsack", "W2-Linf", 1, {"boundary": "ce"}),
 }
 _ADAM = {"optimiser": "adam", "weight_decay": 0.0}

@@ -45,10 +45,12 @@ class PassCounter:
     """Counts samples through a module: passes with gradient (a backward follows each) and without."""
 
     def __init__(self, module: nn.Module, forward: int = 0, backward: int = 0) -> None:
-        self.forward, self.backward = forward, backward
+        self.forward, self.backward, self.paused = forward, backward, False
         self._handle = module.register_forward_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if self.paused:
+            return
         self.forward += len(inputs[0])
         self.backward += len(inputs[0]) if torch.is_grad_enabled() else 0
 

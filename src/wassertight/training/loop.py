@@ -217,7 +217,9 @@ class _Run:
     def _validated(self, epoch: int) -> dict[str, float]:
         if self.validate is None:
             return {}
+        self.passes.paused = True
         found = {name: float(value) for name, value in self.validate(self.average or self.bare).items()}
+        self.passes.paused = False
         self.bare.train()
         if self.at.judge(found, epoch, self.settings):
             self.kept = {k: v.detach().clone() for k, v in (self.average or self.bare).state_dict().items()}
