@@ -10,7 +10,7 @@ import pytest
 PUBLIC = {
     "wassertight": [
         "DiscreteMeasure", "FlipDistances", "Report", "__version__", "attacks", "benchmark", "certificates", "data",
-        "evaluation", "load_data", "load_model", "models", "report", "threat", "threats",
+        "evaluation", "load_data", "load_model", "models", "report", "threat", "threats", "training",
     ],
     "wassertight.attacks": [
         "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "ARMOR", "Penalty", "Reweighting", "Attack", "AttackResult", "AutoAttack",
@@ -38,6 +38,15 @@ PUBLIC = {
     "wassertight.report": [
         "bracket_figure", "brackets_table", "claim_table", "flow_figure", "freedoms_table", "heaviest_lines", "radii_figure", "results_table",
         "save_figure", "save_flow_figure", "save_radii_figure", "write_page",
+    ],
+    "wassertight.training": [
+        "ARMOR", "AdversarialWeights", "Context", "Crafted", "Knapsack", "MART", "NoiseTraining", "Objective", "Outer",
+        "PGDTraining", "RandomWeights", "Settings", "Standard", "TRADES", "Trained", "UDR", "WDRO", "WRM", "cheap_attack",
+        "find_objective", "make_objective", "objective_entries", "perturb_once", "reset_last_layer", "train",
+    ],
+    "wassertight.models": [
+        "Binarize", "LoadedModel", "Normalise", "PadSubsample", "Residual", "VisionTransformer", "build", "list_architectures",
+        "list_models", "load_model", "new_model", "save_network",
     ],
     "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],
 }  # fmt: skip

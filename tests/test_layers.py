@@ -20,9 +20,10 @@ ALLOWED = {
     "inputs": BASE,
     "queries": BASE | {"inputs"},
     "records": BASE,
+    "files": BASE,
     "geometry": BASE,
     "losses": BASE,
-    "models": BASE,
+    "models": BASE | {"files"},
     "data": BASE,
     "transport": BASE | {"geometry"},
     "threats": BASE | {"transport", "geometry"},
@@ -30,10 +31,12 @@ ALLOWED = {
     "certificates": BASE | INPUT | {"threats", "transport", "geometry", "losses"},
     "evaluation": BASE
     | INPUT
-    | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data"},
+    | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data", "files"},
+    "training": BASE | INPUT | {"attacks", "threats", "transport", "geometry", "losses", "files"},
     "report": {"records", "errors"},
     # `loss` and `supports` are studies of attacks alone, without a run directory: they call them directly.
-    "cli": BASE | {"evaluation", "report", "models", "data", "records", "threats", "attacks", "certificates"},
+    "cli": BASE
+    | {"evaluation", "training", "report", "models", "data", "records", "files", "threats", "attacks", "certificates"},
 }
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc"}
 FILES = sorted(ROOT.rglob("*.py"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wassertight.evaluation import attack_methods, certificate_methods, study_methods
 from wassertight.geometry import norm_name
+from wassertight.training import objective_entries
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- methods: made by tools/method_table.py -->\n", "<!-- end of methods -->"
@@ -19,6 +20,13 @@ def table() -> str:
         rows.append(
             f"| `{method.name}` | {method.kind} | {norms} | {method.orders} | {method.reference} | {method.description} |"
         )
+    for entry in objective_entries():
+        if entry.name.startswith("armor-") and not entry.name.startswith("armor-kl-"):
+            continue  # one row for the three divergences
+        name = entry.name.replace("armor-kl", "armor-{kl,alpha,renyi}")
+        text = entry.description.replace(" (KL)", "")
+        norms = " ".join(norm_name(r) for r in entry.norms)
+        rows.append(f"| `{name}` | {entry.kind} | {norms} | {entry.orders} | {entry.reference} | {text} |")
     return "\n".join(rows) + "\n"
 
 

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wassertight import attacks, certificates, data, evaluation, models, report, threats
+    from wassertight import attacks, certificates, data, evaluation, models, report, threats, training
     from wassertight.data import load_data
     from wassertight.evaluation import Report, benchmark
     from wassertight.models import load_model
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("attacks", "certificates", "data", "evaluation", "models", "report", "threats")
+_ROOMS = ("attacks", "certificates", "data", "evaluation", "models", "report", "threats", "training")
 _HOMES = {
     "DiscreteMeasure": "wassertight.transport",
     "FlipDistances": "wassertight.transport",
@@ -42,6 +42,7 @@ __all__ = [
     "report",
     "threat",
     "threats",
+    "training",
 ]
 
 

@@ -37,3 +37,7 @@ class AuditError(WassertightError):
 
 class BoxNotice(UserWarning):
     """Inputs were outside the box by no more than the tolerance and have been clipped."""
+
+
+class TrainingError(WassertightError):
+    """Training cannot go on: a diverging loss, a gradient that is not finite; says what to change."""

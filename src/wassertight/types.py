@@ -31,6 +31,9 @@ from wassertight.errors import (
     ThreatError as ThreatError,
 )
 from wassertight.errors import (
+    TrainingError as TrainingError,
+)
+from wassertight.errors import (
     UnsupportedLayerError as UnsupportedLayerError,
 )
 from wassertight.errors import (

@@ -107,7 +107,7 @@ class PGD(Attack):
                     lowest, common = accuracy, z
                 if index == self.steps or threat.radius == 0:
                     break
-                z = inner.project(z + step * inner.steepest(g, mass), x, mass).detach()
+                z = ascent_step(inner, z, x, g, step, mass)
                 problem.tell(restart * self.steps + index + 1, self.restarts * self.steps)
             last = z
         points = x.clone()
@@ -131,6 +131,13 @@ class PGD(Attack):
                 return
             z = project_box(incumbent.x[rows] + factor * (last[rows] - incumbent.x[rows]), threat.bounds)
             rows = rows[~incumbent.offer(z, queries.logits(z), rows)]
+
+
+def ascent_step(
+    threat: ThreatModel, z: Tensor, x: Tensor, g: Tensor, length: float, mass: Tensor | None = None
+) -> Tensor:
+    """One step of the given length along the threat's steepest direction, back into its ball and box; detached."""
+    return threat.project(z + length * threat.steepest(g, mass), x, mass).detach()
 
 
 def _default_loss(p: float, classes: int) -> str:

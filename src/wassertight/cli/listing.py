@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from typing import Any
 
 from wassertight.cli.showing import print_rows
 from wassertight.errors import InputError
 
-KINDS = ("models", "methods", "threats", "data")
+KINDS = ("models", "architectures", "methods", "objectives", "threats", "data")
 
 _THREATS = (
     ("Linf@8/255", "every sample moves by at most the radius (pointwise; the same as Winf-Linf@8/255)"),
@@ -59,23 +60,26 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         from wassertight.models import list_models
 
         return ("name", "description"), list(list_models().items())
+    if kind == "architectures":
+        from wassertight.models import list_architectures
+
+        return ("name", "description"), list(list_architectures().items())
     if kind == "data":
         from wassertight.data import list_data
 
         return ("name", "description"), list(list_data().items())
     if kind == "threats":
         return ("threat", "what the adversary may do"), list(_THREATS)
+    columns = ("name", "kind", "norms", "orders", "reference", "description")
+    if kind == "objectives":
+        from wassertight.training import objective_entries
+
+        return columns, [_method(entry) for entry in objective_entries()]
     from wassertight.evaluation import attack_methods, certificate_methods, study_methods
 
-    columns = ("name", "kind", "norms", "orders", "reference", "description")
-    return columns, [
-        (
-            method.name,
-            method.kind,
-            " ".join("Linf" if math.isinf(r) else f"L{r:g}" for r in method.norms),
-            method.orders,
-            method.reference,
-            method.description,
-        )
-        for method in (*attack_methods(), *certificate_methods(), *study_methods())
-    ]
+    return columns, [_method(method) for method in (*attack_methods(), *certificate_methods(), *study_methods())]
+
+
+def _method(method: Any) -> tuple[str, ...]:
+    norms = " ".join("Linf" if math.isinf(r) else f"L{r:g}" for r in method.norms)
+    return (method.name, method.kind, norms, method.orders, method.reference, method.description)

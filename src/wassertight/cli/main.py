@@ -1,4 +1,4 @@
-"""The command line: evaluate, attack, certify, report, list, lipschitz, loss, supports; and what each exit code means."""
+"""The command line: evaluate, attack, certify, train, finetune, report, list and studies; what each exit code means."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from wassertight import __version__
 from wassertight.cli import options as opt
 from wassertight.cli.certifying import certify
 from wassertight.cli.studies import lipschitz, loss, supports
+from wassertight.cli.training import finetune, train
 from wassertight.errors import AuditError, WassertightError
 
 EXIT_UNEXPECTED, EXIT_USAGE, EXIT_AUDIT, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -185,6 +186,21 @@ app.command(
 )(certify)
 
 
+app.command(
+    epilog=_examples(
+        "wassertight train --objective trades --threat Linf@0.1",
+        "wassertight train --recipe recipes/knapsack-mnist.toml --data mnist.npz --seed 1",
+        "wassertight train -O pgd+awp -t Linf@8/255 -m preact-resnet-18 -d cifar10.npz --with precision=bf16 -e 30",
+    )
+)(train)
+app.command(
+    epilog=_examples(
+        "wassertight finetune -m digits-cnn-robust -t W2-Linf@0.1 --perturb 0.02",
+        "wassertight finetune -m nets/manifest.json#mnist_cnn_a_adv -d mnist.npz -O knapsack -t W2-Linf@0.3",
+    )
+)(finetune)
+
+
 @app.command(epilog=_examples("wassertight report runs/demo", "wassertight report runs/demo --json | jq .results"))
 def report(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Directories of finished runs.")],
@@ -201,10 +217,12 @@ def report(
 
 @app.command("list", epilog=_examples("wassertight list methods", "wassertight list models --json"))
 def list_things(
-    kind: Annotated[str | None, typer.Argument(metavar="[models|methods|threats|data]", show_default=False)] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[models|architectures|methods|objectives|threats|data]", show_default=False)
+    ] = None,
     as_json: opt.Json = False,
 ) -> int:
-    """List what this installation knows: models, methods, threats, data."""
+    """List what this installation knows: models, architectures, methods, objectives, threats, data."""
     from wassertight.cli.listing import print_list
 
     print_list(kind, as_json=as_json)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wassertight.certificates import AccuracyCurve, Bracket, Population, accuracy_curves
 from wassertight.evaluation.claims import Side, make_claim, stored_distances
-from wassertight.evaluation.store import write_whole
+from wassertight.files import write_whole
 from wassertight.records import Record, Result
 from wassertight.transport import FlipDistances
 from wassertight.types import InputError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from wassertight.files import write_whole
 from wassertight.types import RunDirectoryError
 
 Watch: TypeAlias = Callable[[str, int, int], None]
@@ -90,24 +90,6 @@ class Store:
     def _unit(self, key: str) -> Path:
         assert self.path is not None
         return self.path / "units" / f"{key}.safetensors"
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write through a temporary neighbour and rename, so that no reader ever sees half a file.
-
-    Raises:
-        RunDirectoryError: when the disk refuses.
-    """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunDirectoryError(f"cannot write {file}: {error}") from error
 
 
 def _read(file: Path) -> dict[str, Any]:

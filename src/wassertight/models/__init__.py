@@ -2,6 +2,8 @@
 
 from wassertight.models.architecture import Binarize, Normalise, PadSubsample, Residual, VisionTransformer, build
 from wassertight.models.loading import LoadedModel, list_models, load_model
+from wassertight.models.saving import save_network
+from wassertight.models.untrained import list_architectures, new_model
 
 __all__ = [
     "Binarize",
@@ -11,6 +13,9 @@ __all__ = [
     "Residual",
     "VisionTransformer",
     "build",
+    "list_architectures",
     "list_models",
     "load_model",
+    "new_model",
+    "save_network",
 ]

@@ -8,7 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class LoadedModel:
         input_shape: shape of one sample, or None if unknown.
         dataset: data set it was trained on, or None.
         description: one line.
+        declaration: architecture, input shape and normalisation as a network.json holds them; None for user code.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LoadedModel:
     input_shape: tuple[int, ...] | None = None
     dataset: str | None = None
     description: str = ""
+    declaration: Mapping[str, Any] | None = None
 
 
 def list_models() -> dict[str, str]:
@@ -58,7 +60,8 @@ def load_model(name: str, *, device: str | torch.device = "cpu") -> LoadedModel:
         name: an embedded name (`list_models()`); `package.module:attribute`, an nn.Module or a function without
             arguments that returns the model (imported only because you name it; the current folder is on the path);
             `path/to/manifest.json#name`; or `path/to/network.json`, one declared network
-            (`{"architecture": [...], "file": "weights.safetensors", "normalisation": {"mean": [...], "std": [...]}}`).
+            (`{"architecture": [...], "file": "weights.safetensors", "normalisation": {"mean": [...], "std": [...]}}`);
+            `package.module:attribute@weights.safetensors`, the same code with weights that training saved.
         device: where to put it.
 
     Raises:
@@ -70,7 +73,12 @@ def load_model(name: str, *, device: str | torch.device = "cpu") -> LoadedModel:
     elif name in (known := list_models()):
         loaded = _from_manifest(_WEIGHTS / "embedded.json", name, name)
     elif ":" in name and not Path(name).exists():
-        loaded = _from_code(name)
+        code, at, weights = name.partition("@")
+        loaded = replace(_from_code(code), name=name)
+        if at:
+            if not isinstance(loaded.model, nn.Module):
+                raise ModelError(f"{code} is not an nn.Module; it cannot take the weights {weights}")
+            _load_weights(loaded.model, Path(weights), None)
     elif name.endswith((".pt", ".pth", ".pkl", ".bin", ".safetensors")):
         raise ModelError(
             f"{name}: weights alone do not say which network they belong to; write a network.json beside them "
@@ -117,9 +125,14 @@ def _from_manifest(path: Path, name: str, label: str) -> LoadedModel:
     )
     file = path.parent / str(entry.get("file") or entry.get("weights") or "")
     _load_weights(model[-1], file, entry.get("sha256"))
-    description = str(entry.get("description") or entry.get("training") or "")
+    kept = ("architecture", "input_shape", "normalisation", "dataset")
     return LoadedModel(
-        name=label, model=model, input_shape=shape, dataset=entry.get("dataset"), description=description
+        name=label,
+        model=model,
+        input_shape=shape,
+        dataset=entry.get("dataset"),
+        description=str(entry.get("description") or entry.get("training") or ""),
+        declaration={key: entry[key] for key in kept if entry.get(key) is not None},
     )
 
 
