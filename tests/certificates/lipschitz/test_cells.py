@@ -160,6 +160,11 @@ def test_search_is_enumeration_on_many(seed: int) -> None:
 
 
 @pytest.mark.slow
+def test_search_is_enumeration_on_two_layers_of_sixteen() -> None:
+    _check((6, 16, 16, 4), 0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("r", list(DUAL))
 def test_large_random_network_closes_above_every_sample(r: float) -> None:
     net = _net((6, 16, 16, 4), 0)
