@@ -30,6 +30,8 @@ def test_every_attack_of_the_catalogue_runs_and_is_audited(name: str) -> None:
     norm = "L2" if name == "ddn" else "Linf"
     by_orders = {"p = inf": f"{norm}@0.2", "re-weighting": f"KL+{norm}@0.1,0.1"}
     threat = by_orders.get(method.orders, f"W2-{norm}@0.1")
+    if method.images:
+        threat, small[name] = "image-W1@0.1", {"rounds": 2} if name == "frank-wolfe-distance" else {"steps": 3}
     report = wt.benchmark(
         wt.load_model("digits-cnn").model, wt.load_data("digits", n=12), threat, attack=name,
         attack_options=small.get(name), certificate=None, progress=False,
