@@ -64,7 +64,8 @@ def test_more_passes_help() -> None:
 @pytest.mark.parametrize(
     ("name", "r", "radii"),
     [
-        ("mnist_mlpB_adv_0.1", math.inf, (0.05, 0.1)), ("mnist_mlpB_adv_0.1", 2.0, (0.5, 1.0)),
+        pytest.param("mnist_mlpB_adv_0.1", math.inf, (0.05, 0.1), marks=pytest.mark.slow),
+        pytest.param("mnist_mlpB_adv_0.1", 2.0, (0.5, 1.0), marks=pytest.mark.slow),
         ("cifar_wide_kw", math.inf, (2 / 255,)), ("cifar_cnn_a_adv", 2.0, (0.25,)),
     ],
 )  # fmt: skip

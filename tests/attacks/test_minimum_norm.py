@@ -58,7 +58,9 @@ def test_ddn_reaches_a_hyperplane_and_is_l2_only() -> None:
         DDN()(model, x, y, PointwiseBall(radius=0.1, r=1.0, bounds=None))
 
 
-@pytest.mark.parametrize("norm", ["inf", "2", "1"])
+@pytest.mark.parametrize(
+    "norm", ["inf", pytest.param("2", marks=pytest.mark.slow), pytest.param("1", marks=pytest.mark.slow)]
+)
 def test_strong_against_proved_minimum_distances(norm: str) -> None:
     """The records hold exact distances by MILP and branch and bound; a fifth of the samples keeps this quick."""
     record = json.loads((RECORDS / f"exact_digits-mlp_{norm}.json").read_text())
@@ -72,7 +74,7 @@ def test_strong_against_proved_minimum_distances(norm: str) -> None:
 
 
 @pytest.mark.parametrize("r", [1.0, 2.0, math.inf])
-@pytest.mark.parametrize("passes", [100, 600])
+@pytest.mark.parametrize("passes", [100, pytest.param(600, marks=pytest.mark.slow)])
 def test_budget_and_dominance(passes: int, r: float) -> None:
     """Never above its budget, and in the mean no further out than FMN at the same one."""
     model, data = load_model("digits-cnn").model, load_data("digits", n=40)

@@ -35,7 +35,15 @@ def _data(model: nn.Module, n: int = 6) -> tuple[Tensor, Tensor]:
     return x, model(x).argmax(1).detach()
 
 
-@pytest.mark.parametrize(("seed", "r"), [(0, 1.0), (0, 2.0), (0, math.inf), (4, math.inf)])
+@pytest.mark.parametrize(
+    ("seed", "r"),
+    [
+        pytest.param(0, 1.0, marks=pytest.mark.slow),
+        (0, 2.0),
+        pytest.param(0, math.inf, marks=pytest.mark.slow),
+        (4, math.inf),
+    ],
+)
 def test_radii_reach_the_attack_on_small_networks(seed: int, r: float) -> None:
     model = _network(seed, leaky=seed == 4)
     x, y = _data(model, 4)

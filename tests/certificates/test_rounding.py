@@ -147,9 +147,10 @@ def _searched(precision: str, networks: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-def test_rounding_never_turns_a_certified_point(precision: str) -> None:
-    found, total = _searched(precision, 21)
-    assert total > 2000
+@pytest.mark.parametrize("networks", [7, pytest.param(21, marks=pytest.mark.slow)])
+def test_rounding_never_turns_a_certified_point(precision: str, networks: int) -> None:
+    found, total = _searched(precision, networks)
+    assert total > 90 * networks
     assert found == 0
 
 
