@@ -121,13 +121,13 @@ def draws_needed(v: float, alpha: float) -> int:
     return math.floor(math.log(alpha) / math.log(v)) + 1 if 0 < v < 1 else (1 if v <= 0 else 10**18)
 
 
-def wrong_share(n: int, alpha: float, delta: float) -> float:
-    """Share of n independent radii that are wrong, exceeded with probability at most delta.
+def wrong_count(n: int, alpha: float, delta: float) -> int:
+    """How many of n independent radii are wrong, exceeded with probability at most delta.
 
-    >>> wrong_share(100, 0.001, 0.001)
-    0.02
+    >>> wrong_count(100, 0.001, 0.001)
+    2
     """
-    return float(binom.ppf(1 - delta, n, alpha)) / n
+    return int(binom.ppf(1 - delta, n, alpha))
 
 
 def predict(votes: Int[Tensor, "n classes"], alpha: float) -> Int[Tensor, " n"]:
