@@ -69,9 +69,14 @@ def count_votes(
             if index + 1 < len(work):
                 coming = other.submit(draw, *work[index + 1])
             logits = queries.logits(noisy.flatten(0, 1))
-            answers = torch.where(logits.isnan().any(1), classes, logits.argmax(1)).view(count, len(part))
+            answers = answered(logits).view(count, len(part))
             votes[part.to(x.device)] += torch.nn.functional.one_hot(answers, classes + 1).sum(0)
     return votes[:, :classes]
+
+
+def answered(logits: Float[Tensor, "m classes"]) -> Int[Tensor, " m"]:
+    """The class of every row; one past the last where a logit is NaN, which votes for nothing."""
+    return torch.where(logits.isnan().any(1), logits.shape[1], logits.argmax(1))
 
 
 def clopper_pearson(hits: Tensor, n: int, alpha: float, *, upper: bool = False) -> Float[Tensor, " m"]:
