@@ -77,6 +77,10 @@ def test_methods_that_take_them(attack: str) -> None:
     assert report.ok
     assert report.attacked is not None
     assert report.attacked <= 5 / 6
+    part = report.results[0].reweighting
+    assert part is not None
+    assert part.lam is not None
+    assert part.lam > 0
 
 
 def test_armor_refuses_other_threats_and_presets_work() -> None:
