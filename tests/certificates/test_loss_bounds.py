@@ -65,6 +65,17 @@ def test_curves_hold_beyond_the_threats_radius(radius: float, p: float) -> None:
         assert float(worst) <= bound + 1e-9
 
 
+def test_curves_keep_the_samples_weights() -> None:
+    model, x, y = _linear(2)
+    y = y.clone()
+    y[0] = 1 - y[0]
+    ball = WassersteinBall(radius=0.01, p=1, r=2)
+    weights = torch.tensor([0.95, *[0.01] * 5], dtype=torch.float64)
+    found = LossBound(loss="margin")(model, x, y, ball, weights=weights)
+    assert found.curve(1, [0.01])[0] >= found.clean
+    assert found.curve(1, [0.01])[0] == pytest.approx(found.rules["growth"])
+
+
 @pytest.mark.parametrize(("loss", "r"), [("cross-entropy", math.inf), ("margin", 2.0), ("cross-entropy", 1.0)])
 def test_attacks_stay_below(loss: str, r: float) -> None:
     torch.manual_seed(1)

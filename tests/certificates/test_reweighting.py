@@ -96,6 +96,16 @@ def test_loss_bound_of_growing_lines() -> None:
     assert lam > 0
 
 
+def test_largest_loss_of_a_hard_ball_beyond_the_grid() -> None:
+    """Growth known up to 0.1 only: beyond it the tail counts, however much the weights may change."""
+    losses = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    grid = torch.tensor([0.0, 0.1], dtype=torch.float64).expand(2, -1)
+    growth = GrowthBound(
+        radii=grid, values=losses[:, None] + grid, slopes=torch.ones(2, 1).double(), tail=torch.ones(2).double()
+    )
+    assert reweighted_loss(growth, _ball("KL+L2@5,0.5"))[0] >= 2.5
+
+
 def test_small_radius_law() -> None:
     """Gaussian losses, linear growth, p = 2, KL: value and share of re-weighting in closed form."""
     n = 4000

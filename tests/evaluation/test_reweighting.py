@@ -63,12 +63,24 @@ def test_values_and_record(tmp_path: Path) -> None:
     assert "What re-weighting adds" in report.to_html(tmp_path / "report.html").read_text()
 
 
+def test_families_differ_by_their_reach_not_by_three_digits_of_it() -> None:
+    """Flips at 0.1: a reach of 0.0999 has none, one of 0.1001 has all."""
+    model, x, y = linear_model(), X[1:2].repeat(4, 1), Y[:4]
+    report = wt.benchmark(model, (x, y), ["KL+L2@0.1,0.09998", "KL+L2@0.1,0.10002"], progress=False)
+    curves = [curve for curve in report.record.curves if curve.family]
+    assert [curve.certified[1] for curve in curves if curve.certified] == pytest.approx([1.0, 0.0], abs=1e-6)
+
+
 @pytest.mark.parametrize("attack", ["wda++", "armor", "armor-loss", "fmn", "wda++-reference", "pgd"])
 def test_methods_that_take_them(attack: str) -> None:
     report = wt.benchmark(linear_model(), (X, Y), "KL+Linf@0.1,0.15", attack=attack, certificate=None, progress=False)
     assert report.ok
     assert report.attacked is not None
     assert report.attacked <= 5 / 6
+    part = report.results[0].reweighting
+    assert part is not None
+    assert part.lam is not None
+    assert part.lam > 0
 
 
 def test_armor_refuses_other_threats_and_presets_work() -> None:

@@ -43,6 +43,17 @@ def test_strings(text: str, divergence: object, transport: object, radius: float
     assert again.text == ball.text
 
 
+@pytest.mark.parametrize("order", [4 / 3, 1e-5, -1.2345678, 2.0, 1.0])
+def test_text_keeps_every_digit(order: float) -> None:
+    for divergence in (AlphaDivergence(order=order), Renyi(order=abs(order))):
+        moves = (HardBall(reach=1 / 3, r=2.0), PowerCost(price=1.0, p=4 / 3, r=2.0))
+        for ball in (DivergenceBall(radius=1 / 7, divergence=divergence, transport=move) for move in moves):
+            again = threat(ball.text)
+            assert isinstance(again, DivergenceBall)
+            assert (again.divergence, again.radius) == (ball.divergence, ball.radius)
+            assert (again.p, again.r) == (ball.p, ball.r)
+
+
 def test_lists_are_unambiguous() -> None:
     found = [ball.name for ball in parse("KL+Linf@0.01:0.1,1/4:1/2")]
     assert found == ["KL+Linf@0.01,0.25", "KL+Linf@0.01,0.5", "KL+Linf@0.1,0.25", "KL+Linf@0.1,0.5"]

@@ -12,6 +12,7 @@ a line whose slope is proved on the larger ball; the inner supremum is then clos
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -102,21 +103,9 @@ class GrowthBound:
         if len(sizes) == 0:
             return _outward(self.starts[:, -1], w), 0.0
         low, high = math.log(float(sizes.min()) * 1e-9), math.log(float(sizes.max()) * 1e3)
-        a, b = high - _RATIO * (high - low), low + _RATIO * (high - low)
-        left, right = dual(math.exp(a)), dual(math.exp(b))
-        for _ in range(_STEPS):
-            if left <= right and math.isfinite(left):
-                high, b, right = b, a, left
-                a = high - _RATIO * (high - low)
-                left = dual(math.exp(a))
-            else:
-                low, a, left = a, b, right
-                b = low + _RATIO * (high - low)
-                right = dual(math.exp(b))
         # for p = 1 the dual is infinite below the steepest tail, where it often has its minimum
         special = [0.0, *(float(s) * radius for s in {float(self.tail.max())} if math.isfinite(s))]
-        found = [(left, math.exp(a)), (right, math.exp(b)), *((dual(price), price) for price in special)]
-        value, price = min(found)
+        value, price = min(*lowest(dual, low, high), *((dual(price), price) for price in special))
         return value, price / radius**p
 
     def penalised(self, price: float, p: float, radius: float) -> Tensor:
@@ -139,6 +128,22 @@ class GrowthBound:
         empty = end <= start
         empty[:, 0] = False
         return torch.where(empty, -math.inf, steep.nan_to_num(nan=math.inf, posinf=math.inf)).amax(1)
+
+
+def lowest(dual: Callable[[float], float], low: float, high: float) -> list[tuple[float, float]]:
+    """Golden-section search for the least dual value, its price between exp(low) and exp(high): two pairs (value, price)."""
+    a, b = high - _RATIO * (high - low), low + _RATIO * (high - low)
+    left, right = dual(math.exp(a)), dual(math.exp(b))
+    for _ in range(_STEPS):
+        if left <= right and math.isfinite(left):
+            high, b, right = b, a, left
+            a = high - _RATIO * (high - low)
+            left = dual(math.exp(a))
+        else:
+            low, a, left = a, b, right
+            b = low + _RATIO * (high - low)
+            right = dual(math.exp(b))
+    return [(left, math.exp(a)), (right, math.exp(b))]
 
 
 def _outward(values: Tensor, w: Tensor) -> float:

@@ -61,6 +61,7 @@ class LossCertificate:
         multiplier: lambda of the growth rule, the price of a unit of radius**p.
         growth: bounds of the growth functions, good for every p and radius.
         assumptions: what the proof takes for granted.
+        weights: mass of every sample (n,), 1 / n each where None.
         seconds: wall time.
     """
 
@@ -72,11 +73,12 @@ class LossCertificate:
     multiplier: float
     growth: GrowthBound = field(repr=False)
     assumptions: tuple[str, ...] = field(repr=False)
+    weights: Tensor | None = field(default=None, repr=False)
     seconds: float = 0.0
 
     def curve(self, p: float, radii: list[float]) -> list[float]:
         """Growth rule at other radii and orders of the same ground norm."""
-        return [self.growth.worst(p, float(radius))[0] for radius in radii]
+        return [self.growth.worst(p, float(radius), self.weights)[0] for radius in radii]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,7 @@ class LossBound:
             return LossCertificate(
                 loss=loss, threat=asked, clean=clean, value=value, rules=MappingProxyType({"growth": value}),
                 multiplier=multiplier, growth=growth, assumptions=(*_ASSUMPTIONS, _CONTINUOUS),
-                seconds=time.perf_counter() - begun,
+                weights=mass, seconds=time.perf_counter() - begun,
             )  # fmt: skip
         value, multiplier = growth.worst(p, radius, mass)
         rules = {"growth": value}
@@ -163,7 +165,8 @@ class LossBound:
         rules["Lipschitz, product"] = _lipschitz(clean, product, p, radius, mass)
         return LossCertificate(
             loss=loss, threat=threat, clean=clean, value=min(rules.values()), rules=MappingProxyType(rules),
-            multiplier=multiplier, growth=growth, assumptions=_ASSUMPTIONS, seconds=time.perf_counter() - begun,
+            multiplier=multiplier, growth=growth, assumptions=_ASSUMPTIONS, weights=mass,
+            seconds=time.perf_counter() - begun,
         )  # fmt: skip
 
     def _grow(self, graph: Graph, x: Tensor, y: Tensor, threat: ThreatModel, product: Tensor) -> GrowthBound:

@@ -23,14 +23,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wassertight.certificates.curves import Population
-from wassertight.certificates.growth import GrowthBound
+from wassertight.certificates.growth import GrowthBound, lowest
 from wassertight.threats import DivergenceBall, ThreatModel
 from wassertight.transport import FlipDistances, HardBall, SoftBall, dual_slack, worst_error
 from wassertight.types import InputError
 
 _SLACK = 1e-9
-_RATIO = (math.sqrt(5) - 1) / 2
-_STEPS = 100
 
 
 def proved_accuracy(radii: FlipDistances, threat: ThreatModel) -> float:
@@ -87,27 +85,17 @@ def reweighted_loss(growth: GrowthBound, ball: DivergenceBall, weights: Tensor |
         value = lam * (ball.radius + ball.divergence.conjugate(upper / lam, mu))
         return float(value + dual_slack(ball.divergence, value, value.new_tensor(lam)))
 
-    top = growth.starts[:, -1][mu > 0].max()
-    whole = float(top) if isinstance(ball.transport, HardBall) or bool((growth.tail == 0).all()) else math.inf
+    if isinstance(ball.transport, HardBall):
+        whole = float(growth.at(ball.transport.reach)[mu > 0].max())
+    else:
+        whole = float(growth.starts[:, -1][mu > 0].max()) if bool((growth.tail == 0).all()) else math.inf
     spread = float((growth.starts[:, -1] - growth.values[:, 0]).abs().max()) + float(
         growth.values[:, 0].std(correction=0)
     )
     centre = math.log(max(spread, 1e-12) / (1 + math.sqrt(2 * ball.radius)))
-    low, high = centre - 30.0, centre + 30.0
-    a, b = high - _RATIO * (high - low), low + _RATIO * (high - low)
-    left, right = dual(math.exp(a)), dual(math.exp(b))
-    for _ in range(_STEPS):
-        if left <= right and math.isfinite(left):
-            high, b, right = b, a, left
-            a = high - _RATIO * (high - low)
-            left = dual(math.exp(a))
-        else:
-            low, a, left = a, b, right
-            b = low + _RATIO * (high - low)
-            right = dual(math.exp(b))
-    found = [(left, math.exp(a)), (right, math.exp(b)), (whole + _SLACK * (1 + abs(whole)), 0.0)]
+    found = [*lowest(dual, centre - 30.0, centre + 30.0), (whole + _SLACK * (1 + abs(whole)), 0.0)]
     if ball.p == 1:  # below the steepest tail the dual is infinite, and there it often has its minimum
-        steepest = float(growth.tail.max()) / float(ball.transport.least(top.new_tensor([1.0])))
+        steepest = float(growth.tail.max()) / float(ball.transport.least(mu.new_ones(1)))
         if 0 < steepest < math.inf:
             found.append((dual(steepest), steepest))
     return min(found)

@@ -164,10 +164,11 @@ def carry_out(order: TrainingOrder) -> int:
     """Train, evaluate start and end, save, show."""
     job = read_job(order)
     from wassertight.data import load_data
-    from wassertight.models import list_architectures, load_model, new_model, save_network
+    from wassertight.models import load_model, new_model, save_network
     from wassertight.threats import threat
     from wassertight.training import cheap_attack, make_objective, perturb_once, reset_last_layer, train
     from wassertight.training.batches import held_out
+    from wassertight.training.checkpoints import LAST, load_weights
 
     ball = None if job.threat is None else threat(job.threat)
     objective = make_objective(job.objective, ball, job.objective_settings)
@@ -175,15 +176,10 @@ def carry_out(order: TrainingOrder) -> int:
     data = load_data(job.data, split="train", n=job.n)
     count = min(1000, len(data.y) // 10) if job.validation is None else job.validation
     kept, apart = held_out(data.y, count, seed=0)
-    if job.command == "finetune":
-        start = load_model(job.model)
-    elif job.model in list_architectures():
-        start = new_model(job.model, classes=max(10, int(data.y.max()) + 1), seed=settings.seed)
-    elif ":" in job.model:
+    if job.command == "finetune" or ":" in job.model:
         start = load_model(job.model)
     else:
-        new_model(job.model)
-        raise AssertionError
+        start = new_model(job.model, classes=max(10, int(data.y.max()) + 1), seed=settings.seed)
     if start.input_shape is not None and tuple(data.x.shape[1:]) != start.input_shape:
         raise InputError(f"{job.model} takes inputs {start.input_shape}, {job.data} has {tuple(data.x.shape[1:])}")
     directory = order.run_dir or job.directory()
@@ -215,7 +211,7 @@ def carry_out(order: TrainingOrder) -> int:
     }  # fmt: skip
     if order.evaluate:
         last: Any = copy.deepcopy(before)
-        last.load_state_dict(_last(directory))
+        load_weights(last, directory / LAST)
         for key, network_ in (("start", before), ("end", model), ("last", last)):
             result[key] = _evaluated(network_, key, job, order, directory, settings.seed)
     write_whole(directory / "result.json", (json.dumps(result, indent=1) + "\n").encode())
@@ -237,12 +233,6 @@ def settings_of(values: Mapping[str, Any]) -> Any:
             raise InputError(f"no training setting {key!r}; there are: {', '.join(sorted(known))}")
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Settings(**plain)
-
-
-def _last(directory: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(directory / "last.safetensors")
 
 
 def _evaluated(

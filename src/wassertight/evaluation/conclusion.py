@@ -207,6 +207,7 @@ def _attacked(
         steps=max(outcome.facts["steps"] for outcome in outcomes),
         status=Status(outcomes[-1].facts["status"]),
         measure=measure,
+        price=outcomes[0].facts.get("price"),
     )
     try:
         return conclude(plan.attack_name or "attack", queries, plan.x, plan.y, threat, found)

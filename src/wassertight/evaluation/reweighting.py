@@ -44,9 +44,9 @@ def budget_curves(threats: Sequence[ThreatModel], norms: Mapping[float, Known], 
     families: dict[str, list[DivergenceBall]] = {}
     for threat in threats:
         if isinstance(threat, DivergenceBall):
-            families.setdefault(_family(threat), []).append(threat)
+            families.setdefault(_family(threat, 9), []).append(threat)
     curves = []
-    for name, balls in families.items():
+    for balls in families.values():
         known, ball = norms[balls[0].r], balls[0]
         top = _BEYOND * max(one.radius for one in balls) or 1.0
         radii = torch.linspace(0, top, _GRID, dtype=torch.float64)
@@ -62,7 +62,7 @@ def budget_curves(threats: Sequence[ThreatModel], norms: Mapping[float, Known], 
                 p=ball.p,
                 r=ball.r,
                 radii=radii.tolist(),
-                family=name,
+                family=_family(ball),
                 attacked=lines["attacked"],
                 certified=lines["certified"],
             )
@@ -70,14 +70,17 @@ def budget_curves(threats: Sequence[ThreatModel], norms: Mapping[float, Known], 
     return curves
 
 
-def _family(ball: DivergenceBall) -> str:
-    cost, norm = ball.transport, norm_name(ball.r)
+def _family(ball: DivergenceBall, digits: int = 3) -> str:
+    def number(value: float) -> str:
+        return f"{value:.{digits}g}"
+
+    cost, norm, kind = ball.transport, norm_name(ball.r), ball.divergence.name
     if isinstance(cost, HardBall):
-        return f"{ball.divergence.name}, moves within {norm} {cost.reach:.3g}"
+        return f"{kind}, moves within {norm} {number(cost.reach)}"
     if isinstance(cost, PowerCost):
         power = "" if cost.p == 1 else f"^{cost.p:g}"
-        return f"{ball.divergence.name}, moves priced {cost.price:.3g} x {norm}{power}"
-    return f"{ball.divergence.name}, moves within {norm} {cost.reach:.3g}, softly ({cost.tau:.3g})"
+        return f"{kind}, moves priced {number(cost.price)} x {norm}{power}"
+    return f"{kind}, moves within {norm} {number(cost.reach)}, softly ({number(cost.tau)})"
 
 
 def _freedoms(found: Decomposition) -> Freedoms:

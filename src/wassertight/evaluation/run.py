@@ -173,6 +173,7 @@ def _attack(plan: Plan, store: Store, watch: Watch) -> Side:
             "backward": passes.backward,
             "steps": found.steps,
             "status": found.status.value,
+            "price": found.price,
             "seconds": time.perf_counter() - begun,
         }
         return Outcome(tensors=tensors, facts=facts)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from wassertight.files import write_whole
+from wassertight.files import holds, write_whole
 from wassertight.types import RunDirectoryError
 
 Watch: TypeAlias = Callable[[str, int, int], None]
@@ -46,8 +46,7 @@ class Store:
         if self.path is None:
             return
         file = self.path / "config.json"
-        if file.exists():
-            _compare(self.path, _read(file), json.loads(json.dumps(configuration)))
+        if holds(file, configuration, "a run of another configuration"):
             return
         try:
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -90,26 +89,3 @@ class Store:
     def _unit(self, key: str) -> Path:
         assert self.path is not None
         return self.path / "units" / f"{key}.safetensors"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{file} is not readable: {error}; give another run directory") from error
-    if not isinstance(content, dict):
-        raise RunDirectoryError(f"{file} is not a run's configuration; give another run directory")
-    return content
-
-
-def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    differing = [
-        f"{key} ({old.get(key, 'absent')} there, {new.get(key, 'absent')} now)"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if differing:
-        raise RunDirectoryError(
-            f"{path} holds a run of another configuration: {'; '.join(differing)}. "
-            "Give another --run-dir (run_dir=...), or the same settings to resume; nothing was overwritten"
-        )

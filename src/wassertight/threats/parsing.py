@@ -18,7 +18,7 @@ from wassertight.types import Bounds, InputError, ThreatError
 Threat: TypeAlias = PointwiseBall | WassersteinBall | DivergenceBall | ImageWasserstein
 
 _PATTERN = re.compile(
-    r"(?:(?P<divergence>[A-Za-z]+-?[\d.]*)\+)?(?:W(?P<p>inf|\d+(?:\.\d+)?)-|(?P<soft>soft)-)?"
+    r"(?:(?P<divergence>[A-Za-z]+-?[\d.]*(?:e-?\d+)?)\+)?(?:W(?P<p>inf|\d+(?:\.\d+)?)-|(?P<soft>soft)-)?"
     r"L(?P<r>inf|\d+(?:\.\d+)?)@(?P<radii>.+)",
     re.IGNORECASE,
 )

@@ -145,11 +145,6 @@ def crafting(model: nn.Module, context: Context) -> Iterator[None]:
             module.training = mode
 
 
-def cross_entropy(logits: Float[Tensor, "n k"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """`-log softmax(logits)_y`, one value a sample."""
-    return functional.cross_entropy(logits, y, reduction="none")
-
-
 def divergence(clean: Float[Tensor, "n k"], moved: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     """`KL(softmax(clean) || softmax(moved))`, one value a sample, differentiable in both.
 

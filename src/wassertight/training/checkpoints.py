@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from wassertight.files import write_whole
+from wassertight.files import holds, write_whole
 from wassertight.training.base import Objective
 from wassertight.training.batches import Batches
 from wassertight.training.settings import Settings
@@ -31,28 +31,13 @@ def claim(directory: Path, configuration: Mapping[str, Any]) -> None:
         RunDirectoryError: naming what differs from the run that is there.
     """
     file = directory / "training.json"
-    wanted = json.loads(json.dumps(configuration))
-    if file.exists():
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{file} is not readable: {error}; give another run directory") from error
-        differing = [
-            f"{key} ({found.get(key, 'absent')} there, {wanted.get(key, 'absent')} now)"
-            for key in sorted(found.keys() | wanted.keys())
-            if found.get(key) != wanted.get(key)
-        ]
-        if differing:
-            raise RunDirectoryError(
-                f"{directory} holds another training run: {'; '.join(differing)}. Give another directory, or the same "
-                "settings to resume; nothing was overwritten"
-            )
+    if holds(file, configuration, "another training run"):
         return
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"cannot write the run directory {directory}: {error}") from error
-    write_whole(file, json.dumps(wanted, indent=1).encode())
+    write_whole(file, json.dumps(configuration, indent=1).encode())
 
 
 def write_checkpoint(directory: Path, content: Mapping[str, Any]) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from wassertight.attacks.pgd import ascent_step
 from wassertight.geometry import project_box
+from wassertight.losses import cross_entropy
 from wassertight.threats import ThreatModel
-from wassertight.training.base import Context, Crafted, Objective, check_settings, check_threat, crafting, cross_entropy
+from wassertight.training.base import Context, Crafted, Objective, check_settings, check_threat, crafting
 from wassertight.types import InputError
 
 Value: TypeAlias = Callable[[Tensor], Tensor]

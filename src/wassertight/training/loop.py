@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wassertight.training import checkpoints
+from wassertight.training.acceleration import make_accelerator, reseed
 from wassertight.training.averaging import averaged_copy, follow
 from wassertight.training.base import Context, Crafted, Metrics, Objective, Outer
 from wassertight.training.batches import Batches, crop_flip, derived_seed, make_batches
@@ -89,7 +90,7 @@ class _Run:
         watch: Watch,
     ) -> None:
         self.objective, self.settings, self.validate, self.watch = objective, settings, validate, watch
-        self.accelerator = _accelerator(settings, device)
+        self.accelerator = make_accelerator(settings.precision, device)
         self.bare = model.to(self.accelerator.device)
         if settings.channels_last:
             self.bare = self.bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -187,7 +188,7 @@ class _Run:
         rate = settings.rate_at(step, self.per_epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        _reseed(derived_seed(settings.seed, "step", step, self.context.rank), self._place)
+        reseed(derived_seed(settings.seed, "step", step, self.context.rank), self._place)
         self.context.generator.manual_seed(derived_seed(settings.seed, "craft", step, self.context.rank))
         self.context.step = step
         if settings.augment == "crop-flip":
@@ -274,27 +275,6 @@ class _Run:
         self.at = Standing(**found["at"])
 
 
-def _accelerator(settings: Settings, device: str) -> Any:
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
-
-    if device not in ("auto", "cpu"):
-        raise InputError(f"device must be 'auto' or 'cpu' (choose a GPU with CUDA_VISIBLE_DEVICES), got {device!r}")
-    AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
-    return Accelerator(
-        mixed_precision="bf16" if settings.precision == "bf16" else "no",
-        cpu=device == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-
-
 def _accuracies(outer: Outer, crafted: Crafted) -> Metrics:
     logits = {"clean": outer.clean, "moved": outer.moved}
     return {k: (v.argmax(1) == crafted.y).double().mean() for k, v in logits.items() if v is not None}
-
-
-def _reseed(seed: int, place: torch.device) -> None:
-    """`torch.manual_seed` without its queue of calls for devices that are not in use, which grows step by step."""
-    torch.default_generator.manual_seed(seed)
-    if place.type == "cuda":
-        torch.cuda.manual_seed(seed)

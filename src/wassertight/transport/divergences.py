@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wassertight.transport.moves import in_full
 from wassertight.transport.tilting import LIMIT, moment_divergence, tilt_to_price, tilted
 from wassertight.transport.weighting import Divergence, WorstWeights, gaps_below, worst_weights
 from wassertight.types import InputError
@@ -44,7 +45,7 @@ class AlphaDivergence:
 
     @property
     def name(self) -> str:
-        return "KL" if self.order == 1 else f"alpha{self.order:g}"
+        return "KL" if self.order == 1 else f"alpha{in_full(self.order)}"
 
     @property
     def moment(self) -> float:
@@ -111,7 +112,7 @@ class Renyi:
 
     @property
     def name(self) -> str:
-        return f"renyi{self.order:g}"
+        return f"renyi{in_full(self.order)}"
 
     @property
     def moment(self) -> float:

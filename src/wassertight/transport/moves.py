@@ -71,7 +71,7 @@ class PowerCost:
 
     def text(self, radius: float) -> tuple[str, tuple[float, ...]]:
         """Its part of a threat string: the number is the W_p radius that the whole budget would pay for."""
-        return f"W{self.p:g}-{norm_name(self.r)}", ((radius / self.price) ** (1 / self.p),)
+        return f"W{in_full(self.p)}-{norm_name(self.r)}", ((radius / self.price) ** (1 / self.p),)
 
     def cost(self, z: Tensor, x: Tensor) -> Float[Tensor, " n"]:
         """Price of every move, float64."""
@@ -139,6 +139,15 @@ class SoftBall:
 
 
 MoveCost: TypeAlias = HardBall | PowerCost | SoftBall
+
+
+def in_full(value: float) -> str:
+    """A number with every digit it needs, as threat strings write it.
+
+    >>> in_full(2.0), in_full(1 / 3), in_full(1e-5)
+    ('2', '0.3333333333333333', '1e-05')
+    """
+    return repr(float(value)).removesuffix(".0")
 
 
 def _infinite(where: Tensor) -> Tensor:

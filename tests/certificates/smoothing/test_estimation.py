@@ -16,7 +16,7 @@ from wassertight.certificates.smoothing.estimation import (
     draws_needed,
     predict,
     smoothed_answers,
-    wrong_share,
+    wrong_count,
 )
 from wassertight.queries import ModelQueries
 from wassertight.transport.flow_noise import GaussianPixels
@@ -49,7 +49,7 @@ def test_prediction_abstains_on_ties_and_rarely_errs() -> None:
 
 def test_what_draws_can_show() -> None:
     assert best_bound(draws_needed(0.9, 0.05), 0.05) > 0.9 >= best_bound(draws_needed(0.9, 0.05) - 1, 0.05)
-    assert wrong_share(1000, 0.05, 0.01) == pytest.approx(float(binom.ppf(0.99, 1000, 0.05)) / 1000)
+    assert wrong_count(1000, 0.05, 0.01) == binom.ppf(0.99, 1000, 0.05)
     for bad in ({"n": 3}, {"n0": 0}, {"alpha": 0.7}, {"rule": "some"}):
         with pytest.raises(InputError):
             check_estimation(**({"n0": 10, "n": 100, "alpha": 0.05, "rule": "each"} | bad))

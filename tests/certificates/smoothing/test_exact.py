@@ -47,6 +47,18 @@ def test_pieces_are_the_law_of_the_cells(levels: int) -> None:
     assert variation((images, lengths), (drawn, counted)) < 0.03
 
 
+def test_a_model_that_answers_nothing_certifies_nothing() -> None:
+    x, y = torch.rand(2, 1, 4, 4), torch.tensor([0, 0])
+
+    def model(z: Tensor) -> Tensor:
+        seen = (z[:, None] == x).flatten(2).all(2).any(1, keepdim=True)
+        return torch.where(seen, torch.tensor([[1.0, 0.0]]), torch.nan)
+
+    found = DeterministicFlowSmoothing(levels=2)(model, x, y, BALL)
+    assert found.radii.values.tolist() == [0.0, 0.0]
+    assert found.accuracy == 0.0
+
+
 @pytest.mark.parametrize("r", [1.0, 2.0])
 @pytest.mark.parametrize(("c", "h", "w"), [(1, 4, 4), (2, 3, 5)])
 def test_votes_change_no_faster_than_light_moves(c: int, h: int, w: int, r: float) -> None:

@@ -69,9 +69,14 @@ def count_votes(
             if index + 1 < len(work):
                 coming = other.submit(draw, *work[index + 1])
             logits = queries.logits(noisy.flatten(0, 1))
-            answers = torch.where(logits.isnan().any(1), classes, logits.argmax(1)).view(count, len(part))
+            answers = answered(logits).view(count, len(part))
             votes[part.to(x.device)] += torch.nn.functional.one_hot(answers, classes + 1).sum(0)
     return votes[:, :classes]
+
+
+def answered(logits: Float[Tensor, "m classes"]) -> Int[Tensor, " m"]:
+    """The class of every row; one past the last where a logit is NaN, which votes for nothing."""
+    return torch.where(logits.isnan().any(1), logits.shape[1], logits.argmax(1))
 
 
 def clopper_pearson(hits: Tensor, n: int, alpha: float, *, upper: bool = False) -> Float[Tensor, " m"]:
@@ -121,13 +126,13 @@ def draws_needed(v: float, alpha: float) -> int:
     return math.floor(math.log(alpha) / math.log(v)) + 1 if 0 < v < 1 else (1 if v <= 0 else 10**18)
 
 
-def wrong_share(n: int, alpha: float, delta: float) -> float:
-    """Share of n independent radii that are wrong, exceeded with probability at most delta.
+def wrong_count(n: int, alpha: float, delta: float) -> int:
+    """How many of n independent radii are wrong, exceeded with probability at most delta.
 
-    >>> wrong_share(100, 0.001, 0.001)
-    0.02
+    >>> wrong_count(100, 0.001, 0.001)
+    2
     """
-    return float(binom.ppf(1 - delta, n, alpha)) / n
+    return int(binom.ppf(1 - delta, n, alpha))
 
 
 def predict(votes: Int[Tensor, "n classes"], alpha: float) -> Int[Tensor, " n"]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wassertight.certificates.smoothing.estimation import answered
 from wassertight.certificates.smoothing.smoothed import (
     SHARED_ASSUMPTIONS,
     Poll,
@@ -55,8 +56,9 @@ class ExactSmoothing(Smoother):
             check_labels(y, classes)
             for index, image in enumerate(x):
                 seen, lengths = self.pieces(image)
-                answers = queries.logits(seen).argmax(1)
-                found.append(torch.zeros(classes, dtype=torch.float64, device=x.device).index_add(0, answers, lengths))
+                answers = answered(queries.logits(seen))
+                counted = torch.zeros(classes + 1, dtype=torch.float64, device=x.device).index_add(0, answers, lengths)
+                found.append(counted[:classes])
                 if progress is not None:
                     progress(index + 1, len(x))
             passes = queries.passes

@@ -21,7 +21,7 @@ from wassertight.certificates.smoothing.estimation import (
     bound_votes,
     check_estimation,
     count_votes,
-    wrong_share,
+    wrong_count,
 )
 from wassertight.inputs import check_inputs, check_labels, check_weights
 from wassertight.queries import ModelQueries
@@ -251,7 +251,8 @@ class Smoothing(Smoother):
         right, shown = poll.picked == y, bounds.lower > bounds.upper
         radii = torch.where(right & shown, self.bound(bounds, x, ball.r).clamp_min(0), 0.0)
         found = FlipDistances.certified(radii, check_weights(weights, len(x)).to(x.device))
-        allowance = wrong_share(len(x), alpha, self.alpha) if self.rule == "share" else 0.0
+        wrong = wrong_count(len(x), alpha, self.alpha) if self.rule == "share" else 0
+        allowance = float(found.weights.topk(wrong).values.sum())  # whichever they are
         return SmoothedCertificate(
             method=self.name, threat=threat, radii=found,
             accuracy=max(0.0, found.accuracy(ball.order, threat.radius) - allowance),

@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from wassertight.training.base import Context, Crafted, Metrics, Objective, Outer, check_settings, cross_entropy
+from wassertight.losses import cross_entropy
+from wassertight.training.base import Context, Crafted, Metrics, Objective, Outer, check_settings
 from wassertight.training.objectives.udr import UDR
 from wassertight.training.objectives.wrm import WRM
 from wassertight.transport.divergences import divergence_named

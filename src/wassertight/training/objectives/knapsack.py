@@ -16,19 +16,10 @@ from torch import Tensor, nn
 from wassertight.attacks.incumbent import Incumbent, pull_back
 from wassertight.attacks.minimum_norm.descent import polish, restart
 from wassertight.geometry import conjugate, norm
-from wassertight.losses import best_other, margin
+from wassertight.losses import best_other, cross_entropy, margin
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
-from wassertight.training.base import (
-    Context,
-    Crafted,
-    Metrics,
-    Objective,
-    Outer,
-    check_settings,
-    crafting,
-    cross_entropy,
-)
+from wassertight.training.base import Context, Crafted, Metrics, Objective, Outer, check_settings, crafting
 from wassertight.transport import FlipDistances
 from wassertight.types import Bounds, InputError, ThreatError
 

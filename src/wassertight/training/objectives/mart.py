@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wassertight.losses import cross_entropy
 from wassertight.threats import ThreatModel
-from wassertight.training.base import Context, Crafted, Outer, check_settings, cross_entropy, divergence
+from wassertight.training.base import Context, Crafted, Outer, check_settings, divergence
 from wassertight.training.climbing import Keep, Moving, Start, Value, check_moving
 
 _ABOVE_ONE, _JUST_ABOVE_ONE, _FLOOR = 1.0001, 1.0000001, 1e-12

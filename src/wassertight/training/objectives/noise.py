@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from wassertight.training.base import Context, Crafted, Objective, Outer, check_settings, cross_entropy
+from wassertight.losses import cross_entropy
+from wassertight.training.base import Context, Crafted, Objective, Outer, check_settings
 from wassertight.transport.flow_noise import (
     GaussianFlow,
     GaussianPixels,

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from wassertight.losses import cross_entropy
 from wassertight.threats import ThreatModel
-from wassertight.training.base import Context, Crafted, Outer, cross_entropy
+from wassertight.training.base import Context, Crafted, Outer
 from wassertight.training.climbing import Keep, Moving, Start, Value, check_moving
 
 

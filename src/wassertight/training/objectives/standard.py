@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from wassertight.training.base import Context, Crafted, Objective, Outer, cross_entropy
+from wassertight.losses import cross_entropy
+from wassertight.training.base import Context, Crafted, Objective, Outer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from wassertight.losses import cross_entropy
 from wassertight.threats import ThreatModel
-from wassertight.training.base import Context, Crafted, Outer, check_settings, cross_entropy, divergence
+from wassertight.training.base import Context, Crafted, Outer, check_settings, divergence
 from wassertight.training.climbing import Keep, Moving, Start, Value, check_moving
 from wassertight.types import InputError
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wassertight.attacks.pgd import ascent_step
 from wassertight.geometry import conjugate, norm
-from wassertight.losses import margin, redlr
+from wassertight.losses import cross_entropy, margin, redlr
 from wassertight.threats import ThreatModel
 from wassertight.training.base import (
     Context,
@@ -22,7 +22,6 @@ from wassertight.training.base import (
     check_settings,
     check_threat,
     crafting,
-    cross_entropy,
     divergence,
 )
 from wassertight.training.climbing import Value, climb, started

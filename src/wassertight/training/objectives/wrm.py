@@ -10,17 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from wassertight.geometry import norm, project_box
+from wassertight.losses import cross_entropy
 from wassertight.threats import ThreatModel
-from wassertight.training.base import (
-    Context,
-    Crafted,
-    Metrics,
-    Objective,
-    Outer,
-    check_settings,
-    crafting,
-    cross_entropy,
-)
+from wassertight.training.base import Context, Crafted, Metrics, Objective, Outer, check_settings, crafting
 from wassertight.training.climbing import climb
 from wassertight.types import InputError, ThreatError
 
