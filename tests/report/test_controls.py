@@ -35,7 +35,7 @@ frame.onload = async () => {
   set(page, "rank", 0); seen.rank = state(page);
   const curves = page.getElementById("curves"), box = curves.getBoundingClientRect();
   const at = (node, type, x, buttons) => node.dispatchEvent(new view.PointerEvent(type, { clientX: x, clientY: box.top + 50, buttons, bubbles: true }));
-  at(curves, "pointermove", box.left + 44 + (box.width - 56) / 2, 1); seen.drag = state(page);
+  at(curves, "pointermove", box.left + 54 + (box.width - 66) / 2, 1); seen.drag = state(page);
   const samples = page.getElementById("samples"), field = samples.getBoundingClientRect();
   at(samples, "pointermove", field.right - 13, 0); seen.hover = state(page);
   set(page, "class", "1", "change");

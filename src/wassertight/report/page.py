@@ -53,7 +53,7 @@ def write_page(record: Record, path: str | Path, arrays: Mapping[str, Any] | Non
         script=script,
         style=_read("page.css"),
         title=html.escape(f"{record.model} on {record.data}: worst case under Wasserstein shift"),
-        model=html.escape(record.model),
+        model=html.escape(record.model.rpartition("#")[2]),
         subtitle=html.escape(f"{record.data}, first {record.n:,} samples, seed {record.seed}"),
         audit=_audit(record),
         details=_violations(record),

@@ -35,7 +35,7 @@ function ticks(top, fine) {
 // Clears an svg, sizes it to its place, and gives its scales.
 function frame(svg, height, top, highest, foot = 40) {
   const width = Math.max(280, svg.parentElement.clientWidth);
-  const box = { left: 44, right: width - 12, top: 26, bottom: height - foot, width, height };
+  const box = { left: 54, right: width - 12, top: 26, bottom: height - foot, width, height };
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const x = (v) => box.left + (box.right - box.left) * Math.min(1, v / top);

@@ -108,9 +108,9 @@ function start(data) {
   }
 
   function drawBracket(values) {
-    const { attacked, certified } = values, gauge = find("bracket");
-    const ball = state.p === Infinity ? `moving every sample by up to ${short(state.radius)}` :
-      `at order p = ${short(state.p)} and radius ${short(state.radius)}`;
+    const { attacked, certified } = values, gauge = find("bracket"), reach = named(state.radius, norm().fine);
+    const ball = state.p === Infinity ? `moving every sample by up to ${reach}` :
+      `at order p = ${short(state.p)} and radius ${reach}`;
     let text = `Under ${state.norm}, ${ball}, the worst-case accuracy `;
     if (certified === null) text += `is at most ${percent(attacked)} % (reached by an attack).`;
     else if (attacked === null) text += `is at least ${percent(certified)} % (proved).`;
@@ -151,7 +151,7 @@ function start(data) {
     const i = state.sample, views = pictures?.(i, state.norm), rows = data.features?.[state.norm]?.[i];
     find("onename").textContent = `Sample ${i}`;
     const place = data.pictures?.rows.indexOf(i);
-    if (views) drawViews(find("views"), views, i, (data.pictures.moved[state.norm]?.scale[place] ?? 0) * data.pictures.span);
+    if (views) drawViews(find("views"), views, i, data.pictures.colour, (data.pictures.moved[state.norm]?.scale[place] ?? 0) * data.pictures.span);
     else if (rows) drawFeatures(find("views"), rows, i);
     else find("views").replaceChildren(element("p", { class: "note" }, data.pictures && pictures ? "Only the hardest samples keep pictures, to bound the size of the page." : ""));
     const facts = factsOf(i, { data, norm: here, p: state.p, radius: state.radius, fractions, weights });

@@ -66,13 +66,14 @@ function canvasOf(pixels, label) {
 
 const VIEWS = { original: "original", moved: "moved", difference: "difference" };
 
-function drawViews(place, views, sample, largest) {
+function drawViews(place, views, sample, colour, largest) {
   const figures = Object.entries(VIEWS).filter(([name]) => views[name]).map(([name, title]) => {
     const figure = element("figure");
     figure.append(canvasOf(views[name], `sample ${sample}, ${title}`), element("figcaption", {}, title));
     return figure;
   });
-  const scale = `difference: full colour is ${short(largest)}; orange brighter, blue darker`;
+  const sign = colour ? "grey is no change, channel by channel" : "orange brighter, blue darker";
+  const scale = `difference: full colour is ${short(largest)}; ${sign}`;
   place.replaceChildren(...figures, ...(views.difference ? [element("p", { class: "note" }, scale)] : []));
 }
 
