@@ -27,6 +27,8 @@ frame.onload = async () => {
   set(page, "order", 60); seen.order = state(page);
   set(page, "order", 120); seen.last = state(page);
   set(page, "radius", 500); seen.radius = state(page);
+  for (let k = 0; k < 3; k++) set(page, "radius", 1000);
+  seen.far = state(page);
   set(page, "exact", "0.125"); seen.exact = state(page);
   set(page, "exact", "-1"); seen.refused = state(page);
   press("L2"); seen.norm = state(page);
@@ -73,6 +75,7 @@ def test_every_control_moves_the_bracket(tmp_path: Path) -> None:
     assert seen["order"]["p"] == "2"
     assert seen["last"]["p"] == "inf"
     assert float(seen["radius"]["radius"]) == pytest.approx(linf["top"] / 2)
+    assert float(seen["far"]["radius"]) == pytest.approx(linf["top"]), "the axis does not run away"
     assert seen["exact"]["radius"] == seen["refused"]["radius"] == "0.125"
     assert seen["norm"]["norm"] == "L2"
     assert seen["preset"]["p"] == "1"

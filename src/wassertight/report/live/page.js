@@ -72,10 +72,7 @@ function start(data) {
     draw();
   }
 
-  const extent = () => {
-    const top = state.whole ? norm().whole : norm().top;
-    return Math.max(top, state.radius * 1.02);
-  };
+  const extent = () => Math.max(state.whole ? norm().whole : norm().top, state.radius);
 
   function draw() {
     const here = norm(), { p, radius } = state, { sides } = here, top = extent();
