@@ -37,7 +37,7 @@ PUBLIC = {
     ],
     "wassertight.report": [
         "bracket_figure", "brackets_table", "claim_table", "flow_figure", "freedoms_table", "heaviest_lines", "radii_figure", "results_table",
-        "save_figure", "save_flow_figure", "save_radii_figure", "write_page",
+        "save_figure", "save_flow_figure", "save_radii_figure", "stored_arrays", "write_page",
     ],
     "wassertight.training": [
         "ARMOR", "AdversarialWeights", "Context", "Crafted", "Knapsack", "MART", "NoiseTraining", "Objective", "Outer",

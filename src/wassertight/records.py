@@ -120,10 +120,14 @@ class Summary(_Part):
 
 
 class DistanceSummary(_Part):
-    """Distances of both sides under one ground norm; null where a side was not run."""
+    """Distances of both sides under one ground norm; null where a side was not run.
+
+    `closed` says that the proved balls include their boundary: at p = inf a proved radius equal to the budget stands.
+    """
 
     attacked: Summary | None = None
     certified: Summary | None = None
+    closed: bool = False
 
 
 class Audit(_Part):

@@ -14,13 +14,13 @@ from wassertight.records import Record
 
 def write_pictures(record: Record, directory: Path) -> list[Path]:
     """The bracket figure, smoothing radii and moving light where there are some (PDF, SVG, PNG), and the page; their paths."""
-    from wassertight.report import save_figure, save_flow_figure, save_radii_figure, write_page
+    from wassertight.report import save_figure, save_flow_figure, save_radii_figure, stored_arrays, write_page
 
     figures = save_figure(record, directory / "bracket") + save_radii_figure(record, directory / "radii")
     if any("image-" in result.threat for result in record.results):
         figures += save_flow_figure(directory)
     page = directory / "report.html"
-    write_page(record, page)
+    write_page(record, page, stored_arrays(record, directory))
     return [*(Path(path) for path in figures), page]
 
 

@@ -143,8 +143,8 @@ class Report:
         return [Path(path) for path in save_figure(self.record, Path(stem))]
 
     def to_html(self, path: str | Path) -> Path:
-        """One self-contained page with the table and the figure."""
+        """One self-contained page on which order, radius and norm of the bracket can be moved."""
         from wassertight.report import write_page
 
-        write_page(self.record, Path(path))
+        write_page(self.record, Path(path), {name: tensor.cpu().numpy() for name, tensor in self.arrays.items()})
         return Path(path)

@@ -29,7 +29,10 @@ class Known:
 
 def summarise_distances(known: Known, right: Tensor) -> DistanceSummary:
     """Mean and median distance of either side over the correctly classified samples."""
-    return DistanceSummary(attacked=_summary(known.attacked, right), certified=_summary(known.certified, right))
+    closed = known.certified is not None and known.certified.closed
+    return DistanceSummary(
+        attacked=_summary(known.attacked, right), certified=_summary(known.certified, right), closed=closed
+    )
 
 
 def _summary(distances: FlipDistances | None, right: Tensor) -> Summary | None:

@@ -1,5 +1,6 @@
 """Showing: terminal tables, figures and the report page, from records only; imports neither torch nor an attack."""
 
+from wassertight.report.embedding import stored_arrays
 from wassertight.report.flows import flow_figure, save_flow_figure
 from wassertight.report.page import write_page
 from wassertight.report.plots import bracket_figure, save_figure
@@ -18,5 +19,6 @@ __all__ = [
     "save_figure",
     "save_flow_figure",
     "save_radii_figure",
+    "stored_arrays",
     "write_page",
 ]

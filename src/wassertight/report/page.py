@@ -1,16 +1,23 @@
-"""The report page: one self-contained HTML file with the bracket in words, figure, table and settings."""
+"""The report page: one self-contained HTML file whose bracket moves with order, radius and norm, and the run's tables."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import io
 import json
 import re
+from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
+from string import Template
+from typing import Any
 
 import matplotlib as mpl
 
 from wassertight.records import Record, Result
+from wassertight.report.embedding import as_json, embed
 from wassertight.report.plots import _STYLE, bracket_figure
 from wassertight.report.tables import (
     claim_caption,
@@ -23,48 +30,53 @@ from wassertight.report.tables import (
     percent,
 )
 
-_CSS = """
-:root{color-scheme:light dark;--ink:#1c1e21;--soft:#5b6068;--line:#d9dce1;--back:#fff;--card:#f6f7f9;--accent:#0072b2}
-@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a4aab3;--line:#3a3f47;--back:#16181b;--card:#1f2226;--accent:#6bb8ea}}
-*{box-sizing:border-box}body{margin:0;background:var(--back);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
-main{max-width:64rem;margin:0 auto;padding:2rem 1.2rem 4rem}h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2rem 0 .6rem}
-.sub{color:var(--soft);margin:0 0 1.4rem}.lead{font-size:1.12rem;border-left:4px solid var(--accent);padding:.4rem 0 .4rem 1rem;margin:1.2rem 0}
-figure{margin:1rem 0;background:#fff;border:1px solid var(--line);border-radius:8px;padding:.8rem}figure svg{width:100%;height:auto;display:block}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.45rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}th:first-child{text-align:left}
-thead th{color:var(--soft);font-weight:600;font-size:.86rem}tbody th{font-weight:500}
-.ok,.bad{display:inline-block;border-radius:6px;padding:.15rem .6rem;font-size:.9rem}.ok{background:#d9f0e3;color:#0b4a2b}.bad{background:#fbdcdc;color:#7a1212}
-details{background:var(--card);border-radius:8px;padding:.6rem 1rem;margin:.6rem 0}summary{cursor:pointer;font-weight:600}
-pre{overflow-x:auto;font-size:.82rem}dt{font-weight:600}dd{margin:0 0 .6rem 0;color:var(--soft)}li{margin:.2rem 0}
-@media print{details{break-inside:avoid}main{max-width:none}}
-"""
+_LIVE = files("wassertight.report") / "live"
+_SCRIPTS = ("knapsack.js", "chart.js", "samples.js", "page.js", "controls.js")
 
 
-def write_page(record: Record, path: str | Path) -> Path:
-    """Write the page: no network access, no script, everything from the record escaped; returns the path."""
+def write_page(record: Record, path: str | Path, arrays: Mapping[str, Any] | None = None) -> Path:
+    """Write the page: one file, no network access, everything from the record escaped; returns its path.
+
+    Args:
+        record: the run.
+        path: where to write.
+        arrays: per-sample arrays of the run; with them the bracket is recomputed in the page at any order and radius.
+            Without them, the page shows what the record holds.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    title = f"{record.model} on {record.data}: worst case under Wasserstein shift"
-    body = "".join((
-        f"<h1>{html.escape(record.model)}</h1>",
-        f"<p class='sub'>{html.escape(record.data)}, first {record.n:,} samples, seed {record.seed}</p>",
-        "".join(f"<p class='lead'>{html.escape(_sentence(result))}</p>" for result in record.results[:1]),
-        _audit(record),
-        f"<figure>{_svg(record)}<figcaption class='sub'>{html.escape(_CAPTION)}</figcaption></figure>",
-        f"<h2>Brackets</h2><div class='scroll'>{html_table(record)}</div>",
-        _widths(record), _freedoms(record), _claim(record), _flags(record), _reading(), _folds(record),
-    ))  # fmt: skip
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    path.write_text(
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
-        f"<title>{html.escape(title)}</title><style>{_CSS}</style></head><body><main>{body}</main></body></html>",
-        encoding="utf-8",
+    data = embed(record, arrays)
+    script = "(() => {\n'use strict';\n" + "\n".join(_read(name) for name in _SCRIPTS) + "\n})();"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    content = Template(_read("page.html")).substitute(
+        script_hash=f"sha256-{digest}",
+        script=script,
+        style=_read("page.css"),
+        title=html.escape(f"{record.model} on {record.data}: worst case under Wasserstein shift"),
+        model=html.escape(record.model.rpartition("#")[2]),
+        subtitle=html.escape(f"{record.data}, first {record.n:,} samples, seed {record.seed}"),
+        audit=_audit(record),
+        details=_violations(record),
+        note=_note(record, data is not None),
+        static=_static(record, data is not None),
+        results=html_table(record),
+        resultsnote=html.escape(_RESULTS),
+        sections="".join((_widths(record), _freedoms(record), _claim(record), _flags(record))),
+        folds=_folds(record),
+        data=as_json(data),
     )
+    path.write_text(content, encoding="utf-8")
     return path
 
 
+def _read(name: str) -> str:
+    return (_LIVE / name).read_text(encoding="utf-8")
+
+
+_RESULTS = (
+    "Accuracies in percent, as the run measured and audited them: the attacked side by fresh passes over the stored law. "
+    "The live numbers come from the same distances, spent as well as possible."
+)
 _CAPTION = (
     "Solid: accuracy an attack reaches (upper bound on the worst case). Dashed: accuracy that is proved (lower bound). "
     "The worst case lies in the shaded band. Circles: the radii asked for. Arrow: width of the band. Dotted: "
@@ -95,11 +107,39 @@ def _svg(record: Record) -> str:
     return drawing.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
+def _note(record: Record, live: bool) -> str:
+    """What the sliders do not show, and why."""
+    others = [result.threat for result in record.results if result.reweighting is not None]
+    texts = []
+    if not live:
+        texts.append("This page stands still: it was written without the per-sample distances of the run.")
+    elif others:
+        texts.append(
+            f"The sliders above move samples only. Threats that also re-weight them ({', '.join(others)}) are no plain "
+            "knapsack and are not recomputed in the page: see the curves below and the tables."
+        )
+    return "".join(f"<p class='remark'>{html.escape(text)}</p>" for text in texts)
+
+
+def _static(record: Record, live: bool) -> str:
+    """The drawn curves: where the live ones do not say everything, and for readers without scripts."""
+    leads = "".join(f"<p class='lead'>{html.escape(_sentence(result))}</p>" for result in record.results[:1])
+    figure = f"<figure class='static'>{_svg(record)}<figcaption>{html.escape(_CAPTION)}</figcaption></figure>"
+    if not live:
+        return leads + figure
+    shown = any(result.reweighting is not None for result in record.results)
+    return figure if shown else f"<noscript>{leads}{figure}</noscript>"
+
+
 def _audit(record: Record) -> str:
     if record.audit.ok:
-        return "<p><span class='ok'>audit passed</span></p>"
+        return "<span class='ok'>audit passed</span>"
+    return f"<span class='bad'>audit failed: {record.audit.violations} violations</span>"
+
+
+def _violations(record: Record) -> str:
     items = "".join(f"<li>{html.escape(detail)}</li>" for detail in record.audit.details)
-    return f"<p><span class='bad'>audit failed: {record.audit.violations} violations</span></p><ul>{items}</ul>"
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def _widths(record: Record) -> str:
@@ -141,24 +181,15 @@ def _flags(record: Record) -> str:
         f"<dt>{html.escape(flag.name)}: {html.escape(flag.message)}</dt><dd>{html.escape(flag.remedy)}</dd>"
         for flag in record.flags
     )
-    return f"<h2>Health flags</h2><dl>{items}</dl>"
-
-
-def _reading() -> str:
-    return (
-        "<h2>How to read a bracket</h2><p>The adversary may move the whole test distribution, labels fixed, by at most "
-        "the radius in the Wasserstein distance W<sub>p</sub>: it may move some images far and others not at all, as "
-        "long as the p-th power mean of the distances stays within the radius. Every law in that ball leaves at least "
-        "the certified accuracy; one law in it, stored with this run, leaves the attacked accuracy. For p = inf each "
-        "image has the radius to itself, which is the usual robust accuracy.</p>"
-    )
+    return f"<h2>Health flags</h2><dl class='flags'>{items}</dl>"
 
 
 def _folds(record: Record) -> str:
     settings = {
-        "settings": record.settings, "methods": record.methods, "versions": record.versions, "device": record.device,
+        "seed": record.seed, "settings": record.settings, "methods": record.methods, "versions": record.versions, "device": record.device,
         "passes": record.passes.model_dump(), "seconds": record.seconds.model_dump(),
         "distances": {key: value.model_dump(mode="json") for key, value in record.distances_by_norm.items()},
+        "audit": record.audit.model_dump(),
     }  # fmt: skip
     dump = html.escape(json.dumps(settings, indent=2, default=str))
     items = "".join(f"<li>{html.escape(text)}</li>" for text in record.assumptions) or "<li>none: no certificate</li>"

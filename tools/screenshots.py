@@ -1,0 +1,49 @@
+"""Takes the screenshots of the live report in docs/assets: one run on the embedded digits, light and dark, in headless Chromium."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+ASSETS = Path(__file__).parents[1] / "docs" / "assets"
+SHOTS = {
+    "report.png": ("#p=2&radius=0.05&norm=Linf&sample=13&theme=light", (1280, 1240)),
+    "report-dark.png": ("#p=1&radius=0.02&norm=Linf&sample=40&theme=dark", (1280, 1240)),
+}
+COLOURS = 128
+
+
+def shoot(browser: str, address: str, size: tuple[int, int], target: Path, profile: Path) -> None:
+    """One screenshot, with few colours so that the file stays small."""
+    command = [
+        browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}",
+        "--virtual-time-budget=4000", f"--window-size={size[0]},{size[1]}", f"--screenshot={target}", address,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with Image.open(target) as image:
+        small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    small.save(target, optimize=True)
+
+
+def main() -> None:
+    """`python tools/screenshots.py [run directory]`: the run is resumed, or made where it is missing (half a minute)."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        sys.exit("no chromium found: install it (Debian: apt install chromium)")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        run = Path(sys.argv[1]) if len(sys.argv) > 1 else folder / "run"
+        subprocess.run([sys.executable, "-m", "wassertight", "evaluate", "-n", "200", "-o", str(run)], check=True)
+        page = run.resolve() / "report.html"
+        for name, (state, size) in SHOTS.items():
+            shoot(browser, page.as_uri() + state, size, ASSETS / name, folder / "profile")
+            print(ASSETS / name)
+
+
+if __name__ == "__main__":
+    main()
