@@ -74,6 +74,8 @@ def make_claim(
             sides: tuple[Side, ...] = ("certified", "attacked")
             for side in sides:
                 known = stored_distances(record, arrays, side, result.r)
+                if known is None and values[side] is not None:
+                    raise InputError(f"the {side} side of this run has no distances, which a label cost needs")
                 if known is not None:
                     (curve,) = accuracy_curves(known, (result.p,), [result.radius], label_cost=label_cost)
                     values[side] = float(curve.accuracy[0])

@@ -78,7 +78,7 @@ def conclude_run(
     results, arrays = [], _arrays(plan, norms)
     for index, threat in enumerate(plan.threats):
         known = norms[threat.r]
-        stages = {kind: _stage(plan, kind, threat) for kind in ("attack", "certificate")}
+        stages = {kind: stage_of(plan, kind, threat) for kind in ("attack", "certificate")}
         found = _attacked(plan, queries, attack, stages["attack"], threat, known, findings)
         accuracy = float(right.double().mean())
         attacked = None if found is None else min(found.accuracy, accuracy)
@@ -107,7 +107,7 @@ def conclude_run(
         )
         if found is not None:
             arrays |= _law(found.measure, index)
-    arrays |= _flows(plan, norms)
+    arrays |= moved_light(plan, next(iter(norms.values())))
     summaries = {norm_label(r): summarise_distances(known, right) for r, known in norms.items()}
     record = Record(
         command=plan.command,
@@ -134,7 +134,8 @@ def conclude_run(
     return record, arrays
 
 
-def _stage(plan: Plan, kind: str, threat: ThreatModel) -> str | None:
+def stage_of(plan: Plan, kind: str, threat: ThreatModel) -> str | None:
+    """The stage whose units serve a threat."""
     for unit in plan.units("attack" if kind == "attack" else "certificate"):
         same = (unit.threat.order, unit.threat.radius) == (threat.order, threat.radius)
         if unit.threat.r == threat.r and (unit.shared or same):
@@ -228,9 +229,9 @@ def _arrays(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in arrays.items()}
 
 
-def _flows(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
+def moved_light(plan: Plan, known: Known) -> dict[str, Tensor]:
     """Image threats: how light moves in the first few flips, for the picture."""
-    known, threat = next(iter(norms.values())), plan.threats[0]
+    threat = plan.threats[0]
     if not isinstance(threat, ImageWasserstein) or known.attacked is None or known.points is None:
         return {}
     found = known.attacked.values

@@ -7,8 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from wassertight.certificates.smoothing import Smoother
+from wassertight.evaluation.catalogue import certificate_methods
 from wassertight.threats import ImageWasserstein, PointwiseBall, ThreatModel, parse
 from wassertight.types import Bounds, InputError
+
+_SMOOTHING = {method.name for method in certificate_methods() if method.images}
 
 
 def resolve_threats(
@@ -43,7 +47,10 @@ def resolve_threats(
 def defaults_for_images(threats: Sequence[ThreatModel], attack: Any, certificate: Any) -> tuple[Any, Any]:
     """The defaults for moving light in place of those for balls of a norm; without an attack they are left to fail."""
     if isinstance(attack, str) and attack == "wda++":
-        attack = "frank-wolfe" if all(math.isinf(one.order) for one in threats) else "frank-wolfe-distance"
+        if isinstance(certificate, Smoother) or certificate in _SMOOTHING:
+            attack = "smoothed-frank-wolfe-distance"
+        else:
+            attack = "frank-wolfe" if all(math.isinf(one.order) for one in threats) else "frank-wolfe-distance"
     if attack is not None and isinstance(certificate, str) and certificate == "crown":
         certificate = None
     return attack, certificate
