@@ -43,7 +43,7 @@ def write_page(record: Record, path: str | Path) -> Path:
         _audit(record),
         f"<figure>{_svg(record)}<figcaption class='sub'>{html.escape(_CAPTION)}</figcaption></figure>",
         f"<h2>Brackets</h2><div class='scroll'>{html_table(record)}</div>",
-        _widths(record), _claim(record), _flags(record), _reading(), _folds(record),
+        _widths(record), _claim(record), _flags(record), _reading(record), _folds(record),
     ))  # fmt: skip
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     path.write_text(
@@ -123,14 +123,32 @@ def _flags(record: Record) -> str:
     return f"<h2>Health flags</h2><dl>{items}</dl>"
 
 
-def _reading() -> str:
-    return (
+def _reading(record: Record) -> str:
+    return _about_images(record) + (
         "<h2>How to read a bracket</h2><p>The adversary may move the whole test distribution, labels fixed, by at most "
         "the radius in the Wasserstein distance W<sub>p</sub>: it may move some images far and others not at all, as "
         "long as the p-th power mean of the distances stays within the radius. Every law in that ball leaves at least "
         "the certified accuracy; one law in it, stored with this run, leaves the attacked accuracy. For p = inf each "
         "image has the radius to itself, which is the usual robust accuracy.</p>"
     )
+
+
+def _about_images(record: Record) -> str:
+    """What a distance and a classifier are, where light moves."""
+    if not any("image-" in result.threat for result in record.results):
+        return ""
+    text = (
+        "Moving light: an image is a pile of light on the pixel grid, and the distance between two images is the light "
+        "that has to move, as a share of the image's light, times the grid steps it moves."
+    )
+    if "smoothing" in record.settings:
+        text += (
+            " What is bracketed is the smoothed classifier: the most frequent answer on noisy copies of an image. An "
+            "abstention on the unmoved image counts as an error."
+        )
+    if "noisy_votes" in record.settings:
+        text += " What is bounded is the share of right answers when every image is answered once, under fresh noise."
+    return f"<h2>What moves</h2><p>{html.escape(text)}</p>"
 
 
 def _folds(record: Record) -> str:
@@ -142,6 +160,6 @@ def _folds(record: Record) -> str:
     dump = html.escape(json.dumps(settings, indent=2, default=str))
     items = "".join(f"<li>{html.escape(text)}</li>" for text in record.assumptions) or "<li>none: no certificate</li>"
     return (
-        f"<details open><summary>What the certificate assumes</summary><ul>{items}</ul></details>"
+        f"<details open><summary>What this rests on</summary><ul>{items}</ul></details>"
         f"<details><summary>Settings, versions, passes</summary><pre>{dump}</pre></details>"
     )
