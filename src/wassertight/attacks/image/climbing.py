@@ -17,7 +17,7 @@ from wassertight.queries import LossFunction, ModelQueries
 from wassertight.threats import ImageWasserstein, ThreatModel
 from wassertight.types import InputError, Status, ThreatError
 
-_GUARD = 5e-7
+_GUARD = 2e-6
 """Left of a radius, or a hundredth of it where that is less, so that rounding of float32 pixels cannot leave the ball."""
 
 

@@ -33,6 +33,8 @@ from wassertight.types import AuditError, InputError, Model, Passes, Progress
 
 _CLOSE = 1.05
 """A flip nearer than so many times the largest radius without a flip is near enough."""
+_ROUNDED = 1e-6
+"""What rounding of float32 pixels may add to a distance."""
 _ROWS = 4096
 """Noisy images held at once."""
 
@@ -170,7 +172,7 @@ class SmoothedFrankWolfe:
                 near[lost], votes[lost] = far[lost], self._vote(queries, far[lost], self.confirm, generator)
             passes = queries.passes
         distances = ball.cost(near, x)
-        if not bool((distances <= reach * (1 + 1e-6)).all()):
+        if not bool((distances <= reach * (1 + 1e-6) + _ROUNDED).all()):
             raise AuditError(f"{self.name} left {ball.name}: a point is {float(distances.max()):.9g} away")
         verdict = torch.where(clean == 1, self._judge(votes, y), clean)
         return SmoothedResult(
