@@ -22,7 +22,7 @@ PUBLIC = {
         "ForwardPropagation", "Gap", "GrowthBound", "InputSplit", "IntervalPropagation", "LinearPropagation",
         "LipschitzBounds", "LipschitzRow", "LossBound", "LossCertificate", "Population", "Proved", "Task",
         "DeterministicFlowSmoothing", "DeterministicSplittingSmoothing", "GaussianFlowSmoothing", "GaussianPixelSmoothing",
-        "LaplaceFlowSmoothing", "LaplacePixelSmoothing", "SmoothedCertificate", "SplittingSmoothing", "UniformPixelSmoothing",
+        "LaplaceFlowSmoothing", "LaplacePixelSmoothing", "NoisyVoteCertificate", "NoisyVotes", "SmoothedCertificate", "SplittingSmoothing", "UniformPixelSmoothing",
         "Verdict", "ZonotopeFlowSmoothing",
         "accuracy_curves", "area_under", "population_accuracy", "proved_accuracy", "reweighted_loss", "concentration_radius", "cone_audit", "jacobian_bounds", "lipschitz_constants", "lipschitz_table",
         "local_lipschitz", "smoothed_answers",

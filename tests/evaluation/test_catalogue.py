@@ -6,6 +6,7 @@ import pytest
 
 from wassertight.evaluation import Method, attack_methods, certificate_methods, find_method
 from wassertight.threats import threat
+from wassertight.transport.flow_noise import GaussianFlow
 from wassertight.types import InputError, ThreatError
 
 ALL = (*attack_methods(), *certificate_methods())
@@ -13,7 +14,7 @@ ALL = (*attack_methods(), *certificate_methods())
 
 @pytest.mark.parametrize("method", ALL, ids=lambda method: method.name)
 def test_entry_builds_and_is_documented(method: Method) -> None:
-    built = method.build()
+    built = method.build({"noise": GaussianFlow(sigma=0.01)} if method.smoothed else None)
     assert callable(built)
     assert method.description
     assert method.reference

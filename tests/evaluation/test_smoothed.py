@@ -12,10 +12,14 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from wassertight import benchmark
+from wassertight.attacks import SmoothedFrankWolfe
+from wassertight.certificates import GaussianFlowSmoothing
+from wassertight.cli import running
 from wassertight.cli.main import app
-from wassertight.evaluation import smoothed
+from wassertight.evaluation import smoothed, smoothed_attack
 from wassertight.records import Record
 from wassertight.report import radii_figure
+from wassertight.transport.flow_noise import GaussianFlow
 from wassertight.types import InputError, ThreatError
 
 THREATS = ["image-W1@0.001,0.002", "W1-image-W1@0.001"]
@@ -87,21 +91,113 @@ def test_record_says_everything(data: tuple[Tensor, Tensor], tmp_path: Path) -> 
     assert radii_figure(record.model_copy(update={"settings": {}})) is None
 
 
+QUICK = {"steps": 8, "draws": 8, "screen": 100, "confirm": 500}
+
+
+def test_bracket_of_the_smoothed_classifier(
+    data: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certified below attacked at every radius and under every mean; one pass of the attack serves all of them."""
+    monkeypatch.setattr(smoothed_attack, "_UNIT", 5)
+
+    def run(directory: Path | None):  # type: ignore[no-untyped-def]
+        return benchmark(
+            _model, data, ["image-W1@0.001,0.15,0.5", "W1-image-W1@0.1"], certificate="wasserstein-smoothing",
+            certificate_options=OPTIONS, attack_options=QUICK, run_dir=directory, progress=False,
+        )  # fmt: skip
+
+    report = run(tmp_path / "run")
+    record = Record.read(tmp_path / "run")
+    assert record.command == "evaluate"
+    assert record.methods == {"attack": "smoothed-frank-wolfe-distance", "certificate": "wasserstein-smoothing"}
+    near, middle, far, mean = record.results
+    for one in record.results:
+        assert one.certified <= one.attacked <= one.clean
+    assert near.certified == near.attacked == 1
+    assert far.attacked == 0 < middle.attacked < 1
+    assert 0 < mean.attacked < 1
+    assert mean.spent == pytest.approx(0.1)
+    low, high = report.arrays["certified_distance"], report.arrays["attacked_distance"]
+    assert bool((low <= high).all())
+    assert bool(torch.isfinite(high).all())
+    x = data[0]
+    margins = x[..., :4].sum((1, 2, 3)) - x[..., 4:].sum((1, 2, 3))
+    nearest = margins.abs() / x.sum((1, 2, 3)) / 2  # light that has to cross the middle, at least one step
+    assert bool((high >= nearest * 0.98).all())
+    for curve in record.curves:
+        assert all(down <= up + 1e-9 for down, up in zip(curve.certified, curve.attacked, strict=True))
+    assert record.brackets[0].tightness < 1
+    assert len(list((tmp_path / "run" / "units").glob("attack*"))) == 3
+    (tmp_path / "run" / "units" / "attack-image-W1-0000005.safetensors").unlink()
+    again = run(tmp_path / "run")
+    assert torch.equal(again.arrays["attacked_distance"], report.arrays["attacked_distance"])
+    assert any("fresh votes" in text for text in record.assumptions)
+
+
+def test_a_flip_inside_a_certified_radius_is_a_violation(
+    data: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GaussianFlowSmoothing, "bound", lambda self, votes, x, r: torch.full((len(x),), 0.2).double())
+    report = benchmark(
+        _model, data, "image-W1@0.19", certificate="wasserstein-smoothing", certificate_options=OPTIONS,
+        attack_options=QUICK, progress=False,
+    )  # fmt: skip
+    assert not report.ok
+    assert "exceeds the distance" in report.record.audit.details[0]
+    assert report.certified == 1 > report.attacked
+
+
+def test_attack_alone_judges_clean_images_itself(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    report = benchmark(
+        _model, (x, torch.where(torch.arange(12) == 3, 1 - y, y)), ["image-W1@0.05,0.5"], attack="smoothed-frank-wolfe",
+        attack_options=QUICK | {"sigma": 0.003}, certificate=None, progress=False,
+    )  # fmt: skip
+    assert report.certified is None
+    assert report.clean == pytest.approx(11 / 12)
+    assert report.attacked == report.clean
+    assert report.results[1].attacked == 0
+    assert float(report.arrays["attacked_distance"][3]) == 0
+
+
+def test_noisy_votes_by_one_vote_an_image(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    report = benchmark(
+        _model, data, ["W1-image-W1@0,0.001", "image-W1@0.001"], attack=None, certificate="noisy-votes",
+        certificate_options={"sigma": 0.003}, run_dir=tmp_path, progress=False,
+    )  # fmt: skip
+    still, mean, each = report.results
+    assert still.certified == pytest.approx(0.001 ** (1 / 12))
+    assert mean.certified == each.certified < still.certified
+    assert report.record.passes.forward <= 14
+    assert report.record.settings["noisy_votes"]["votes"] == 1
+    assert "certified_distance" not in report.arrays
+    with pytest.raises(InputError, match="label cost"):
+        report.with_claim(label_cost=0.1)
+
+
 def test_what_is_refused(data: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(InputError, match="out of reach"):
         benchmark(
             _model, data, "image-W1@0.5", attack=None, certificate="wasserstein-smoothing",
             certificate_options=OPTIONS, progress=False,
         )  # fmt: skip
+    smoothing = {"certificate": "wasserstein-smoothing", "certificate_options": OPTIONS, "progress": False}
     with pytest.raises(InputError, match="does not attack"):
-        benchmark(
-            _model, data, THREATS, certificate="wasserstein-smoothing", certificate_options=OPTIONS, progress=False
-        )
+        benchmark(_model, data, THREATS, attack="frank-wolfe", **smoothing)
+    other = SmoothedFrankWolfe(noise=GaussianFlow(sigma=0.01))
+    with pytest.raises(InputError, match="same noise"):
+        benchmark(_model, data, THREATS, attack=other, **smoothing)
+    with pytest.raises(InputError, match="that of the certificate"):
+        benchmark(_model, data, THREATS, attack_options={"sigma": 0.01}, **smoothing)
+    with pytest.raises(InputError, match="give sigma"):
+        benchmark(_model, data, THREATS, attack="smoothed-frank-wolfe", certificate=None, progress=False)
+    with pytest.raises(InputError, match="without random majorities"):
+        benchmark(_model, data, THREATS, attack=other, certificate="deterministic-flow", progress=False)
     with pytest.raises(ThreatError, match="image-space"):
         benchmark(_model, data, "L2@0.1", attack=None, certificate="wasserstein-smoothing", progress=False)
 
 
-def test_command_line(tmp_path: Path) -> None:
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = CliRunner().invoke(
         app,
         [
@@ -115,3 +211,33 @@ def test_command_line(tmp_path: Path) -> None:
     assert record["flags"][0]["name"] == "out-of-reach"
     assert record["results"][1]["certified"] == 0
     assert (tmp_path / "run" / "radii.pdf").is_file()
+    monkeypatch.setattr(running, "write_pictures", lambda record, directory: [])
+    common = [
+        "-t",
+        "image-W1@0.2",
+        "--n",
+        "3",
+        "--sigma",
+        "0.002",
+        "-q",
+        "--json",
+        *["--set", "steps=3", "--set", "confirm=100"],
+    ]
+    attack = [
+        "attack",
+        "--method",
+        "smoothed-frank-wolfe",
+        "--set",
+        "screen=50",
+        "-o",
+        str(tmp_path / "attack"),
+        *common,
+    ]
+    found = CliRunner().invoke(app, attack)
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["results"][0]["certified"] is None
+    evaluate = ["evaluate", "-c", "wasserstein-smoothing", "--n-draws", "100", "-o", str(tmp_path / "both"), *common]
+    found = CliRunner().invoke(app, [*evaluate, "--set", "rounds=1", "--alpha", "0.05"])
+    assert found.exit_code == 0, found.output
+    (result,) = json.loads(found.stdout)["results"]
+    assert result["certified"] <= result["attacked"] <= result["clean"]

@@ -22,21 +22,6 @@ LossName = Annotated[
         rich_help_panel="Methods",
     ),
 ]  # fmt: skip
-Sigma = Annotated[
-    float | None,
-    typer.Option("--sigma", help="Smoothing: noise, in shares of the image's light.", rich_help_panel="Smoothing",
-                 show_default=False),
-]  # fmt: skip
-Draws = Annotated[
-    int | None,
-    typer.Option("--n-draws", help="Smoothing: noisy images that bound the picked class. Default: 100000.",
-                 rich_help_panel="Smoothing", show_default=False),
-]  # fmt: skip
-Alpha = Annotated[
-    float | None,
-    typer.Option("--alpha", help="Smoothing: error probability of each radius. Default: 0.001.",
-                 rich_help_panel="Smoothing", show_default=False),
-]  # fmt: skip
 
 
 def certify(
@@ -51,9 +36,9 @@ def certify(
     bounds: opt.BoundsText = "0,1",
     method: Method = "crown",
     setting: opt.Settings = None,
-    sigma: Sigma = None,
-    n_draws: Draws = None,
-    alpha: Alpha = None,
+    sigma: opt.Sigma = None,
+    n_draws: opt.NoisyDraws = None,
+    alpha: opt.Alpha = None,
     loss: LossName = None,
     population: opt.AroundTheLaw = False,
     confidence: opt.Confidence = None,
@@ -83,7 +68,7 @@ def certify(
 
     [bold]Moving light.[/bold] For threats such as image-W1@0.01 take --method
     wasserstein-smoothing with --sigma: it certifies the most likely answer
-    under noise. More: docs/smoothing.md.
+    under noise; noisy-votes bounds single answers. More: docs/smoothing.md.
 
     The attacked half of the record is null. More: docs/certificates.md.
     """
@@ -95,9 +80,6 @@ def certify(
         return loss_bracket(model, data, threat, n, batch_size, seed, bounds, loss, as_json=as_json, quiet=quiet)
     from wassertight.cli.running import Order, carry_out
 
-    given = [
-        f"{name}={value}" for name, value in (("sigma", sigma), ("n", n_draws), ("alpha", alpha)) if value is not None
-    ]
     return carry_out(
         Order(
             command="certify",
@@ -112,7 +94,7 @@ def certify(
             bounds=bounds,
             attack=None,
             certificate=method,
-            certificate_settings=(*given, *(setting or ())),
+            certificate_settings=(*opt.smoothing_settings(sigma, n_draws, alpha), *(setting or ())),
             population=population,
             confidence=confidence,
             label_cost=label_cost,

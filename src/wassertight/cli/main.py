@@ -59,9 +59,9 @@ def _root(
 
 @app.command(
     epilog=_examples(
-        "wassertight evaluate",
         "wassertight evaluate -m mypackage.nets:build -d test.npz -t W1-Linf@2/255,8/255 -t W2-L2@0.5 --n 1000",
         "wassertight evaluate -t W1-Linf@0.05 --population",
+        "wassertight evaluate -t image-W1@0.005,0.01 --certificate wasserstein-smoothing --sigma 0.01 --n-draws 10000",
         "wassertight evaluate -m shared/data/manifest.json#cifar_cnn_a_adv -d cifar10.npz -t W1-Linf@8/255 --json",
     )
 )
@@ -81,6 +81,9 @@ def evaluate(
     preset: opt.Preset = None,
     draws: opt.Draws = None,
     skip_unsupported: opt.SkipUnsupported = False,
+    sigma: opt.Sigma = None,
+    n_draws: opt.NoisyDraws = None,
+    alpha: opt.Alpha = None,
     population: opt.AroundTheLaw = False,
     confidence: opt.Confidence = None,
     label_cost: opt.LabelCost = None,
@@ -92,6 +95,8 @@ def evaluate(
     Ends with a table, and with a figure (PDF, SVG, PNG) and a page (HTML) in the run directory.
 
     Interrupt it at any time: the same command again resumes and gives the identical result. --set goes to the attack.
+
+    A smoothing certificate brackets the smoothed classifier: the attack sees the same noise (docs/smoothing.md).
     """
     from wassertight.cli.running import Order, carry_out
 
@@ -110,6 +115,7 @@ def evaluate(
             attack=attack,
             certificate=certificate,
             attack_settings=tuple(setting or ()),
+            certificate_settings=opt.smoothing_settings(sigma, n_draws, alpha),
             skip_unsupported=skip_unsupported,
             preset=preset,
             draws=draws,
@@ -126,6 +132,7 @@ def evaluate(
     epilog=_examples(
         "wassertight attack -t W1-Linf@0.05",
         "wassertight attack --method w-pgd -t W2-L2@0.25,0.5 --set steps=100",
+        "wassertight attack --method smoothed-frank-wolfe --sigma 0.01 -t image-W1@0.1,0.3",
         "wassertight attack --preset strong -t W1-Linf@0.05 -t L2@0.5",
         "wassertight attack -m mypackage.nets:build -d test.npz -t Linf@8/255 --method pgd --json",
     )
@@ -144,6 +151,7 @@ def attack(
     setting: opt.Settings = None,
     preset: opt.Preset = None,
     draws: opt.Draws = None,
+    sigma: opt.Sigma = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> int:
@@ -164,7 +172,7 @@ def attack(
             bounds=bounds,
             attack=method,
             certificate=None,
-            attack_settings=tuple(setting or ()),
+            attack_settings=(*opt.smoothing_settings(sigma, None, None), *(setting or ())),
             preset=preset,
             draws=draws,
             as_json=as_json,

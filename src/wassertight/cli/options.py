@@ -12,7 +12,7 @@ DEFAULT_DATA = "digits"
 DEFAULT_THREATS = ("W1-Linf@0.01,0.02,0.05,0.1", "W2-Linf@0.01,0.02,0.05,0.1")
 DEFAULT_N = 200
 
-_RUN, _METHODS, _CLAIM, _OUTPUT = "Run", "Methods", "Claim", "Output"
+_RUN, _METHODS, _SMOOTHING, _CLAIM, _OUTPUT = "Run", "Methods", "Smoothing", "Claim", "Output"
 
 ModelName: TypeAlias = Annotated[
     str,
@@ -38,7 +38,8 @@ Threats: TypeAlias = Annotated[
         "--threat",
         "-t",
         help="[W<p>-]L<r>@<radius>[,<radius>...], for example W1-Linf@8/255 or L2@0.25,0.5; or, where weights may change too, "
-        "<divergence>+[W<p>-]L<r>@<budget>[:<budget>...],<radius>, for example KL+Linf@0.1,8/255. Give it again for more. "
+        "<divergence>+[W<p>-]L<r>@<budget>[:<budget>...],<radius>, for example KL+Linf@0.1,8/255; or image-W1@0.01 for light "
+        "that moves. Give it again for more. "
         f"Default: {' and '.join(DEFAULT_THREATS)}.",
         show_default=False,
     ),
@@ -119,6 +120,30 @@ SkipUnsupported: TypeAlias = Annotated[
         rich_help_panel=_METHODS,
     ),
 ]
+Sigma: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--sigma", help="Noise, in shares of the image's light.", rich_help_panel=_SMOOTHING, show_default=False
+    ),
+]
+NoisyDraws: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--n-draws",
+        help="Noisy images that bound the picked class. Default: 100000.",
+        rich_help_panel=_SMOOTHING,
+        show_default=False,
+    ),
+]
+Alpha: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha",
+        help="Error probability of each radius. Default: 0.001.",
+        rich_help_panel=_SMOOTHING,
+        show_default=False,
+    ),
+]
 AroundTheLaw: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -158,3 +183,9 @@ Json: TypeAlias = Annotated[
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress bars, no notices.", rich_help_panel=_OUTPUT)
 ]
+
+
+def smoothing_settings(sigma: float | None, n: int | None, alpha: float | None) -> tuple[str, ...]:
+    """The smoothing options that were given, as settings of the certificate."""
+    given = {"sigma": sigma, "n": n, "alpha": alpha}
+    return tuple(f"{name}={value}" for name, value in given.items() if value is not None)

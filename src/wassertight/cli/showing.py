@@ -39,7 +39,8 @@ def print_table(record: Record) -> None:
             "The samples the worst law found leans on (w: its mass over the sample's own):", heaviest_lines(record)
         )
     if record.assumptions:
-        print_list("What is certified rests on:", record.assumptions)
+        what = "certified" if any(result.certified is not None for result in record.results) else "attacked"
+        print_list(f"What is {what} rests on:", record.assumptions)
     if record.claim is not None:
         print_list("The last table rests on:", record.claim.assumptions)
     sys.stdout.write("\n")

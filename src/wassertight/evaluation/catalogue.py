@@ -87,6 +87,15 @@ _ATTACKS = (
         ("sinkhorn-pgd-hu", "SinkhornPGD", "projected Sinkhorn with Hu et al.'s steps", "2004.12478",
          {"rule": "largest", "rate": 0.06, "rounds": 400}),
     )),
+    *(_attack(name, "SmoothedFrankWolfe", f"moving light: {description}", reference, images=True, smoothed=True, preset=preset)
+      for name, description, reference, preset in (
+        ("smoothed-frank-wolfe", "Frank-Wolfe on a smoothed classifier, gradients averaged over noise and steps",
+         "1910.10783, 1804.09554", {}),
+        ("smoothed-frank-wolfe-distance", "the same at bisected radii, for all radii and average budgets (default there)",
+         "1910.10783, 1804.09554", {"rounds": 6}),
+        ("smoothed-frank-wolfe-128", "the same with 128 draws a step, 200 steps, no averaging, as published", "1910.10783",
+         {"draws": 128, "averaged": False, "steps": 200, "halvings": 0, "alpha": 0.05}),
+    )),
 )  # fmt: skip
 _PUBLISHED = {"tight": False, "n": 10_000, "alpha": 0.05}
 _CERTIFICATES = (
@@ -106,6 +115,8 @@ _CERTIFICATES = (
           "moving light: Gaussian noise on flows, effective resistance, light of each pixel"), {}),
         (("wasserstein-smoothing-reference", "LaplaceFlowSmoothing", "1910.10783",
           "moving light: Laplace noise on flows, as published"), _PUBLISHED),
+        (("noisy-votes", "NoisyVotes", "2201.12440",
+          "moving light: share of right answers, each image answered once under noise; one vote an image will do"), {}),
         (("laplace-flow", "LaplaceFlowSmoothing", "1910.10783", "moving light: Laplace noise on flows, tight"), {}),
         (("zonotope-flow", "ZonotopeFlowSmoothing", "1910.10783", "moving light: uniform noise on the flow zonotope"), {}),
         (("deterministic-flow", "DeterministicFlowSmoothing", "2103.10834",

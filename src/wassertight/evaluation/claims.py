@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wassertight.certificates import Population, accuracy_curves, population_accuracy
 from wassertight.certificates.curves import curve_assumptions
-from wassertight.evaluation.targets import norm_label
+from wassertight.geometry import norm_name
 from wassertight.records import Claim, ClaimedBracket, Record, Result
 from wassertight.threats import DivergenceBall, threat
 from wassertight.transport import FlipDistances
@@ -39,12 +39,12 @@ def stored_distances(record: Record, arrays: Mapping[str, Tensor], side: Side, r
     Raises:
         InputError: for a norm the run does not know.
     """
-    norms = [norm_label(result.r) for result in record.results]
+    norms = [norm_name(result.r) for result in record.results]
     names = list(dict.fromkeys(norms))
-    if norm_label(r) not in names:
-        raise InputError(f"the run knows the ground norms {', '.join(names)}, not {norm_label(r)}")
-    index = names.index(norm_label(r))
-    values = arrays.get(f"{side}_distance" + (f".{norm_label(r)}" if index else ""))
+    if norm_name(r) not in names:
+        raise InputError(f"the run knows the ground norms {', '.join(names)}, not {norm_name(r)}")
+    index = names.index(norm_name(r))
+    values = arrays.get(f"{side}_distance" + (f".{norm_name(r)}" if index else ""))
     if values is None:
         return None
     make = FlipDistances.attacked if side == "attacked" else FlipDistances.certified
@@ -80,6 +80,8 @@ def make_claim(
             sides: tuple[Side, ...] = ("certified", "attacked")
             for side in sides:
                 known = stored_distances(record, arrays, side, result.r)
+                if known is None and values[side] is not None:
+                    raise InputError(f"the {side} side of this run has no distances, which a label cost needs")
                 if known is not None:
                     (curve,) = accuracy_curves(known, (result.p,), [result.radius], label_cost=label_cost)
                     values[side] = float(curve.accuracy[0])
@@ -113,8 +115,8 @@ def _reweighted(
         box = record.settings.get("bounds")
         ball = threat(result.reweighting.text, None if box is None else (float(box[0]), float(box[1])))
         assert isinstance(ball, DivergenceBall)
-        norms = list(dict.fromkeys(norm_label(one.r) for one in record.results))
-        points = arrays.get("z" + (f".{norm_label(result.r)}" if norms.index(norm_label(result.r)) else ""))
+        norms = list(dict.fromkeys(norm_name(one.r) for one in record.results))
+        points = arrays.get("z" + (f".{norm_name(result.r)}" if norms.index(norm_name(result.r)) else ""))
         for side in values:
             known = stored_distances(record, arrays, side, result.r)
             if known is not None and values[side] is not None:

@@ -18,7 +18,8 @@ from wassertight.evaluation.reweighting import budget_curves, describe_threat
 from wassertight.evaluation.sanity import outcome_flags
 from wassertight.evaluation.store import Outcome
 from wassertight.evaluation.summaries import Known, draw_curves, summarise_brackets, summarise_distances
-from wassertight.evaluation.targets import identity, norm_label, shared_threat
+from wassertight.evaluation.targets import identity, shared_threat
+from wassertight.geometry import norm_name
 from wassertight.queries import ModelQueries
 from wassertight.records import Audit, Flag, PassCount, Record, Result, Seconds
 from wassertight.threats import DivergenceBall, ImageWasserstein, ThreatModel, moves_alone
@@ -81,7 +82,7 @@ def conclude_run(
     results, arrays = [], _arrays(plan, norms)
     for index, threat in enumerate(plan.threats):
         known = norms[threat.r]
-        stages = {kind: _stage(plan, kind, threat) for kind in ("attack", "certificate")}
+        stages = {kind: stage_of(plan, kind, threat) for kind in ("attack", "certificate")}
         found = _attacked(plan, queries, attack, stages["attack"], threat, known, findings)
         accuracy = float(right.double().mean())
         attacked = None if found is None else min(found.accuracy, accuracy)
@@ -111,9 +112,9 @@ def conclude_run(
         )
         if found is not None:
             arrays |= _law(found.measure, index)
-    arrays |= _flows(plan, norms)
+    arrays |= moved_light(plan, next(iter(norms.values())))
     moves = [moves_alone(threat) for threat in plan.threats]
-    summaries = {norm_label(r): summarise_distances(known, right) for r, known in norms.items()}
+    summaries = {norm_name(r): summarise_distances(known, right) for r, known in norms.items()}
     record = Record(
         command=plan.command,
         model=plan.model_name,
@@ -139,7 +140,8 @@ def conclude_run(
     return record, arrays
 
 
-def _stage(plan: Plan, kind: str, threat: ThreatModel) -> str | None:
+def stage_of(plan: Plan, kind: str, threat: ThreatModel) -> str | None:
+    """The stage whose units serve a threat."""
     asked = identity(plan.target(kind, threat))
     for unit in plan.units("attack" if kind == "attack" else "certificate"):
         same = identity(unit.threat) == asked
@@ -177,7 +179,7 @@ def _pool(
                 first = int(above.nonzero()[0, 0])
                 findings.add(
                     int(above.sum()),
-                    f"{norm_label(r)}: {int(above.sum())} certified radii exceed the distance of a found flip, "
+                    f"{norm_name(r)}: {int(above.sum())} certified radii exceed the distance of a found flip, "
                     f"first at sample {first} ({float(radii[first]):.9g} > {float(upper[first]):.9g})",
                 )
             else:
@@ -227,7 +229,7 @@ def _arrays(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
     n = len(plan.x)
     arrays = {"x": plan.x, "y": plan.y, "weight": torch.full((n,), 1 / n, dtype=torch.float64)}
     for index, (r, known) in enumerate(norms.items()):
-        suffix = f".{norm_label(r)}" if index else ""
+        suffix = f".{norm_name(r)}" if index else ""
         if known.attacked is not None and known.points is not None:
             arrays |= {f"attacked_distance{suffix}": known.attacked.values, f"z{suffix}": known.points}
         if known.certified is not None:
@@ -235,9 +237,9 @@ def _arrays(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in arrays.items()}
 
 
-def _flows(plan: Plan, norms: Mapping[float, Known]) -> dict[str, Tensor]:
+def moved_light(plan: Plan, known: Known) -> dict[str, Tensor]:
     """Image threats: how light moves in the first few flips, for the picture."""
-    known, threat = next(iter(norms.values())), plan.threats[0]
+    threat = plan.threats[0]
     if not isinstance(threat, ImageWasserstein) or known.attacked is None or known.points is None:
         return {}
     found = known.attacked.values
@@ -261,10 +263,8 @@ def _masking(plan: Plan, norms: Mapping[float, Known], right: Tensor) -> list[Fl
     if bounds is None or isinstance(plan.threats[0], ImageWasserstein):
         return []
     half = (bounds[1] - bounds[0]) / 2
-    attacked = {norm_label(r): known.attacked.values[right] for r, known in norms.items() if known.attacked is not None}
-    return outcome_flags(
-        attacked, {norm_label(r): half if math.isinf(r) else half * features ** (1 / r) for r in norms}
-    )
+    attacked = {norm_name(r): known.attacked.values[right] for r, known in norms.items() if known.attacked is not None}
+    return outcome_flags(attacked, {norm_name(r): half if math.isinf(r) else half * features ** (1 / r) for r in norms})
 
 
 def _assumptions(plan: Plan, certificate: Side) -> list[str]:

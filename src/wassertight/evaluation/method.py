@@ -30,6 +30,7 @@ class Method:
         orders: which Wasserstein orders p it takes: "any p >= 1", "p = inf", "p > 1", or
             "re-weighting": threats such as KL+Linf@0.1,8/255 only (all others take those too).
         images: whether it is for light moving inside images (image-W1@0.1) instead of balls of a norm.
+        smoothed: whether it attacks smoothed classifiers, whose noise it has to be given.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Method:
     norms: tuple[float, ...] = _ALL
     orders: str = _ANY_ORDER
     images: bool = False
+    smoothed: bool = False
 
     def build(self, options: Mapping[str, Any] | None = None) -> Any:
         """The method with its preset and the caller's settings.

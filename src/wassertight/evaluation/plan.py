@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from wassertight import __version__
 from wassertight.data import as_tensors
+from wassertight.evaluation.attack_options import with_noise, with_preset
 from wassertight.evaluation.catalogue import find_method
 from wassertight.evaluation.targets import defaults_for_images, identity, resolve_threats, shared_threat
 from wassertight.inputs import check_inputs
@@ -24,8 +25,6 @@ from wassertight.queries import Averaged
 from wassertight.threats import DivergenceBall, ImageWasserstein, ThreatModel, moves_alone
 from wassertight.types import Bounds, InputError, Model
 
-PRESETS = ("quick", "strong", "auto")
-"""About 100 passes a sample; about 2,000; quick first, then strong where the bracket is open and matters."""
 _CERTIFICATE_UNIT = 32  # certificates are slow: small units lose little when a run is killed
 
 
@@ -141,8 +140,9 @@ def make_plan(
     if isinstance(threats[0], ImageWasserstein):
         attack, certificate = defaults_for_images(threats, attack, certificate)
     attack_options = with_preset(attack, attack_options, preset)
-    attack, attack_name = _method("attack", attack, attack_options, threats)
     certificate, certificate_name = _method("certificate", certificate, certificate_options, threats)
+    attack_options = with_noise(attack, attack_options, certificate)
+    attack, attack_name = _method("attack", attack, attack_options, threats)
     model_name = model_name or str(getattr(model, "__name__", type(model).__name__))
     model = model if draws is None else Averaged(model, draws)
     place = resolve_device(device, model)
@@ -185,23 +185,6 @@ def make_plan(
         refine=preset == "auto",
         configuration=configuration,
     )
-
-
-def with_preset(attack: Any, options: Mapping[str, Any] | None, preset: str | None) -> Mapping[str, Any] | None:
-    """The attack's settings with the passes of a preset; "auto" begins with those of "quick".
-
-    >>> with_preset("wda++", None, "auto")
-    {'passes': 'quick'}
-    """
-    if preset is None:
-        return options
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
-    if attack not in ("wda++", "min-norm") or "passes" in (options or {}):
-        raise InputError(
-            f"a preset sets the passes of 'wda++' or 'min-norm'; got attack {attack!r}, settings {options}"
-        )
-    return {**(options or {}), "passes": "quick" if preset == "auto" else preset}
 
 
 def resolve_device(device: str | torch.device, model: Model) -> torch.device:

@@ -14,7 +14,8 @@ from wassertight.attacks.base import flip_distances
 from wassertight.evaluation.conclusion import Side
 from wassertight.evaluation.plan import Plan
 from wassertight.evaluation.store import Outcome, Store, Watch
-from wassertight.evaluation.targets import norm_label, shared_threat
+from wassertight.evaluation.targets import shared_threat
+from wassertight.geometry import norm_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel, moves_alone
 from wassertight.transport import FlipDistances
@@ -49,27 +50,27 @@ def refine(plan: Plan, store: Store, watch: Watch, queries: ModelQueries, attack
     right = queries.clean_logits(plan.x, plan.y).argmax(1) == plan.y
     outcomes = dict(attack.outcomes)
     for r in plan.norms:
-        stage, threat = f"attack-{norm_label(r)}", shared_threat(plan.threats, r)
+        stage, threat = f"attack-{norm_name(r)}", shared_threat(plan.threats, r)
         points = attack.joined(stage, "points").to(plan.x.device)
         found = flip_distances(queries.logits, plan.x, plan.y, points, threat, right)
         proved = torch.zeros_like(found)
         if certificate.outcomes:
-            proved = certificate.joined(f"certificate-{norm_label(r)}", "radii").to(found)
+            proved = certificate.joined(f"certificate-{norm_name(r)}", "radii").to(found)
         chosen = (
             open_samples(found, proved, [moves_alone(one) for one in plan.threats if one.r == r]).nonzero().squeeze(1)
         )
         parts = list(outcomes[stage])
         for begin in range(0, len(chosen), plan.batch_size):
             rows = chosen[begin : begin + plan.batch_size]
-            key = f"refine-{norm_label(r)}-{begin:07d}"
-            watch(f"refine-{norm_label(r)}", begin, len(chosen))
+            key = f"refine-{norm_name(r)}-{begin:07d}"
+            watch(f"refine-{norm_name(r)}", begin, len(chosen))
             outcome = store.load(key)
             if outcome is None or len(outcome.tensors.get("points", ())) != len(rows):
                 outcome = _search(plan, rows, threat, points[rows], proved[rows])
                 store.save(key, outcome)
             points[rows] = outcome.tensors["points"].to(points)
             parts.append(outcome)
-        watch(f"refine-{norm_label(r)}", len(chosen), len(chosen))
+        watch(f"refine-{norm_name(r)}", len(chosen), len(chosen))
         if len(chosen):
             outcomes[stage] = [Outcome(tensors={"points": points.cpu()}, facts=_sum(parts))]
     return Side(outcomes=outcomes)

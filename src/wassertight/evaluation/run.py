@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wassertight.attacks import Problem
+from wassertight.attacks import Problem, SmoothedFrankWolfe
 from wassertight.certificates import Auto
 from wassertight.certificates.smoothing import Smoother
 from wassertight.evaluation.certify import certify_units, no_certificate, probe, uppers
@@ -117,8 +117,9 @@ def benchmark(
 
 def execute(plan: Plan, *, run_dir: str | Path | None = None, progress: bool | Watch = True) -> Report:
     """Do the units of a plan that are not done yet, then conclude and store the record."""
-    if isinstance(plan.certificate, Smoother):
-        return execute_smoothed(plan, run_dir=run_dir, progress=progress)
+    if isinstance(plan.certificate, Smoother) or isinstance(plan.attack, SmoothedFrankWolfe):
+        with _placed(plan.model, plan.device):
+            return execute_smoothed(plan, run_dir=run_dir, progress=progress)
     store = Store(None if run_dir is None else Path(run_dir))
     flags = mode_flags(plan.model)
     with _placed(plan.model, plan.device), ModelQueries(plan.model, batch_size=plan.batch_size) as queries:

@@ -11,7 +11,8 @@ from wassertight.certificates.propagation import Reading, goal, in_turn
 from wassertight.evaluation.conclusion import Side
 from wassertight.evaluation.plan import Plan
 from wassertight.evaluation.store import Outcome, Store, Watch
-from wassertight.evaluation.targets import norm_label, shared_threat
+from wassertight.evaluation.targets import shared_threat
+from wassertight.geometry import norm_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import moves_alone
 
@@ -30,7 +31,7 @@ def sharpen(
     right = (clean.argmax(1) == plan.y).nonzero().squeeze(1)
     outcomes, end, reading = dict(certificate.outcomes), auto.deadline(), None
     for r in plan.norms:
-        label, search = norm_label(r), None
+        label, search = norm_name(r), None
         stage, threats = f"certificate-{label}", [moves_alone(one) for one in plan.threats if one.r == r]
         radii, parts = certificate.joined(stage, "radii").clone(), list(outcomes[stage])
         rows = right.cpu()

@@ -7,8 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from wassertight.certificates.smoothing import Smoother
+from wassertight.evaluation.catalogue import certificate_methods
 from wassertight.threats import DivergenceBall, ImageWasserstein, PointwiseBall, ThreatModel, parse
 from wassertight.types import Bounds, InputError
+
+_SMOOTHING = {method.name for method in certificate_methods() if method.images}
 
 
 def identity(threat: ThreatModel) -> tuple[Any, ...]:
@@ -49,7 +53,10 @@ def resolve_threats(
 def defaults_for_images(threats: Sequence[ThreatModel], attack: Any, certificate: Any) -> tuple[Any, Any]:
     """The defaults for moving light in place of those for balls of a norm; without an attack they are left to fail."""
     if isinstance(attack, str) and attack == "wda++":
-        attack = "frank-wolfe" if all(math.isinf(one.order) for one in threats) else "frank-wolfe-distance"
+        if isinstance(certificate, Smoother) or certificate in _SMOOTHING:
+            attack = "smoothed-frank-wolfe-distance"
+        else:
+            attack = "frank-wolfe" if all(math.isinf(one.order) for one in threats) else "frank-wolfe-distance"
     if attack is not None and isinstance(certificate, str) and certificate == "crown":
         certificate = None
     return attack, certificate
@@ -60,12 +67,3 @@ def shared_threat(threats: Sequence[ThreatModel], r: float) -> ThreatModel:
     if isinstance(threats[0], ImageWasserstein):
         return dataclasses.replace(threats[0], radius=1.0, order=math.inf)
     return PointwiseBall(radius=1.0, r=r, bounds=threats[0].bounds)
-
-
-def norm_label(r: float) -> str:
-    """Name of a ground norm: L1, L2, Linf.
-
-    >>> norm_label(float("inf"))
-    'Linf'
-    """
-    return "Linf" if math.isinf(r) else f"L{r:g}"

@@ -61,7 +61,7 @@ def write_page(record: Record, path: str | Path, arrays: Mapping[str, Any] | Non
         static=_static(record, data is not None),
         results=html_table(record),
         resultsnote=html.escape(_RESULTS),
-        sections="".join((_widths(record), _freedoms(record), _claim(record), _flags(record))),
+        sections="".join((_about_images(record), _widths(record), _freedoms(record), _claim(record), _flags(record))),
         folds=_folds(record),
         data=as_json(data),
     )
@@ -184,6 +184,24 @@ def _flags(record: Record) -> str:
     return f"<h2>Health flags</h2><dl class='flags'>{items}</dl>"
 
 
+def _about_images(record: Record) -> str:
+    """What a distance and a classifier are, where light moves."""
+    if not any("image-" in result.threat for result in record.results):
+        return ""
+    text = (
+        "Moving light: an image is a pile of light on the pixel grid, and the distance between two images is the light "
+        "that has to move, as a share of the image's light, times the grid steps it moves."
+    )
+    if "smoothing" in record.settings:
+        text += (
+            " What is bracketed is the smoothed classifier: the most frequent answer on noisy copies of an image. An "
+            "abstention on the unmoved image counts as an error."
+        )
+    if "noisy_votes" in record.settings:
+        text += " What is bounded is the share of right answers when every image is answered once, under fresh noise."
+    return f"<h2>What moves</h2><p>{html.escape(text)}</p>"
+
+
 def _folds(record: Record) -> str:
     settings = {
         "seed": record.seed, "settings": record.settings, "methods": record.methods, "versions": record.versions, "device": record.device,
@@ -194,6 +212,6 @@ def _folds(record: Record) -> str:
     dump = html.escape(json.dumps(settings, indent=2, default=str))
     items = "".join(f"<li>{html.escape(text)}</li>" for text in record.assumptions) or "<li>none: no certificate</li>"
     return (
-        f"<details open><summary>What the certificate assumes</summary><ul>{items}</ul></details>"
+        f"<details open><summary>What this rests on</summary><ul>{items}</ul></details>"
         f"<details><summary>Settings, versions, passes</summary><pre>{dump}</pre></details>"
     )

@@ -109,9 +109,7 @@ def _panel(axis: Axes, record: Record, curve: Curve) -> None:
             if value is not None:
                 axis.plot(result.radius, 100 * value, "o", color=colour, markerfacecolor=face, markersize=4.2, zorder=4)
     axis.set(xlim=(0, top), ylim=(0, 100))
-    name = f"{norm}, pointwise (p = inf)" if math.isinf(curve.p) else f"W{curve.p:g} with {norm} ground norm"
-    name = curve.family or name
-    axis.set_title(name, loc="left", color=colour, fontweight="bold")
+    axis.set_title(curve.family or _panel_title(norm, curve.p), loc="left", color=colour, fontweight="bold")
     axis.annotate(
         f"clean {clean:.1f}", (1, clean), (0, 2 if clean < 92 else -2), xycoords=("axes fraction", "data"), ha="right",
         textcoords="offset points", va="bottom" if clean < 92 else "top", fontsize=7.5, color=_SOFT,
@@ -121,9 +119,11 @@ def _panel(axis: Axes, record: Record, curve: Curve) -> None:
     mean = _MEAN.get(curve.p, f"order-{curve.p:g} mean of the {{norm}} distance").format(norm=norm)
     box = record.settings.get("bounds")
     unit = f"inputs in [{box[0]:g}, {box[1]:g}]" if isinstance(box, list) and len(box) == 2 else "in input units"
-    unit = "shares of an image's light x grid steps" if norm.startswith("image") else unit
+    moved = " moved"
+    if norm.startswith("image"):
+        unit, moved = "in shares of an image's light x grid steps", ""
     label = "budget of re-weighting" + (" (moves free)" if math.isinf(curve.p) else " and moves")
-    axis.set_xlabel(label if curve.family else f"radius: {mean} moved\n({unit})", fontsize=8.5)
+    axis.set_xlabel(label if curve.family else f"radius: {mean}{moved}\n({unit})", fontsize=8.5)
     axis.grid(axis="y", color="0.92", linewidth=0.7)
     axis.set_axisbelow(True)
 
@@ -134,6 +134,15 @@ def _asked(record: Record, curve: Curve) -> list[Result]:
     if curve.family is None:
         return [result for result in same if result.reweighting is None]
     return [result for result in same if result.reweighting is not None and result.reweighting.family == curve.family]
+
+
+def _panel_title(norm: str, p: float) -> str:
+    """What shares the budget: a mean over the samples, or nothing; light that moves has a distance but no norm."""
+    if not norm.startswith("image"):
+        return f"{norm}, pointwise (p = inf)" if math.isinf(p) else f"W{p:g} with {norm} ground norm"
+    if math.isinf(p):
+        return f"{norm} of every image"
+    return f"mean {norm} over the images" if p == 1 else f"order-{p:g} mean of {norm} over the images"
 
 
 def _band(axis: Axes, curve: Curve, colour: str) -> None:
@@ -156,7 +165,10 @@ def _band(axis: Axes, curve: Curve, colour: str) -> None:
     arrow = {"arrowstyle": "<->", "color": "0.2", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
     axis.annotate("", (curve.radii[at], low[at]), (curve.radii[at], high[at]), arrowprops=arrow, zorder=5)
     above = high[at] < high[0] - 15
-    _say(axis, f"{high[at] - low[at]:.0f} pts", (curve.radii[at], high[at] if above else low[at]), above=above)
+    place = high[at] if above else low[at]
+    if not above and low[at] < 10:
+        above, place = True, (low[at] + high[at]) / 2
+    _say(axis, f"{high[at] - low[at]:.0f} pts", (curve.radii[at], place), above=above)
 
 
 def _name_lines(axis: Axes, curve: Curve) -> None:

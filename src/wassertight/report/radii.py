@@ -74,7 +74,7 @@ def _curves(axis: Axes, record: Record) -> None:
             linewidth=1.4, label="radius of every image" if pointwise else "mean radius over the images",
             drawstyle="steps-post" if pointwise else "default",
         )  # fmt: skip
-        axis.set_xlim(0, curve.radii[-1])
+        axis.set_xlim(0, min(curve.radii[-1], 1.15 * record.settings["smoothing"]["histogram"]["edges"][-1]))
     axis.axhline(100 * first.clean, color="0.35", linestyle=":", linewidth=1, label=f"clean {100 * first.clean:.1f}")
     axis.set(ylim=(0, 100), xlabel="radius (share of light x steps)", ylabel="certified accuracy (%)")
     axis.legend(fontsize=7.5)

@@ -17,8 +17,8 @@ from wassertight.queries import LossFunction, ModelQueries
 from wassertight.threats import ImageWasserstein, ThreatModel
 from wassertight.types import InputError, Status, ThreatError
 
-GUARD = 1 - 1e-6
-"""Share of the radius that is used, so that rounding of float32 pixels cannot leave the ball."""
+_GUARD = 2e-6
+"""Left of a radius, or a hundredth of it where that is less, so that rounding of float32 pixels cannot leave the ball."""
 
 
 @runtime_checkable
@@ -151,6 +151,11 @@ def image_threat(threat: ThreatModel, x: Tensor) -> ImageWasserstein:
     if x.ndim != 4:
         raise InputError(f"{threat.name} needs images (n, channels, height, width), got {tuple(x.shape)}")
     return threat
+
+
+def inner(radius: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The part of radii that walks may use; see `_GUARD`."""
+    return torch.maximum(radius * (1 - 1e-6) - _GUARD, 0.99 * radius)
 
 
 def light(x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:

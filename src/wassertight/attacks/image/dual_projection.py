@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
-from wassertight.attacks.image.climbing import GUARD, Flips, aims, climb, image_flips, light
+from wassertight.attacks.image.climbing import Flips, aims, climb, image_flips, inner, light
 from wassertight.losses import loss_by_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ImageWasserstein
@@ -92,7 +92,7 @@ class _ProjectedWalk:
         self.x, self.cap, self.order, self.rate = x, threat.cap, threat.p, rate
         self.plans = LocalPlans.of(x, threat.window, threat.p, threat.r)
         self.whole = light(x)
-        self.budget = (threat.radius * GUARD) ** threat.p * self.whole
+        self.budget = inner(torch.full_like(self.whole, threat.radius)) ** threat.p * self.whole
         self.plan, self.near = self.plans.stay(), torch.zeros_like(self.budget)
         self.prices = torch.zeros_like(x) if priced and threat.cap is not None else None
 

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
-from wassertight.attacks.image.climbing import GUARD, Flips, aims, climb, image_flips, light, shrink_to_flip
+from wassertight.attacks.image.climbing import Flips, aims, climb, image_flips, inner, light, shrink_to_flip
 from wassertight.losses import loss_by_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ImageWasserstein
@@ -151,7 +151,7 @@ class PlanWalk:
         self.rate, self.pricings = rate, 0 if threat.cap is None or entropic else pricings
         self.plans = LocalPlans.of(x, threat.window, threat.p, threat.r)
         self.whole = light(x)
-        self.budget = (radius * GUARD) ** threat.p * self.whole
+        self.budget = inner(radius) ** threat.p * self.whole
         self.image, self.cost = x.clone(), torch.zeros_like(self.budget)
         self.plan = None if threat.cap is None else self.plans.stay()
         self.prices = torch.zeros_like(x)

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
-from wassertight.attacks.image.climbing import GUARD, Flips, aims, climb, image_flips, light
+from wassertight.attacks.image.climbing import Flips, aims, climb, image_flips, inner, light
 from wassertight.geometry.norms import per_sample
 from wassertight.losses import loss_by_name
 from wassertight.queries import ModelQueries
@@ -95,7 +95,7 @@ class _SinkhornWalk:
         self.x, self.cap, self.order, self.method = x, threat.cap, threat.p, method
         self.plans = LocalPlans.of(x, threat.window, threat.p, threat.r)
         self.whole = light(x)
-        self.budget = (threat.radius * GUARD) ** threat.p * self.whole
+        self.budget = inner(torch.full_like(self.whole, threat.radius)) ** threat.p * self.whole
         self.plan, self.z = self.plans.stay(), x
         self.duals: Duals | None = None
 

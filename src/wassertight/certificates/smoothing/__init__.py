@@ -5,6 +5,7 @@ from wassertight.certificates.smoothing.estimation import smoothed_answers
 from wassertight.certificates.smoothing.exact import ExactSmoothing
 from wassertight.certificates.smoothing.gaussian_flow import GaussianFlowSmoothing
 from wassertight.certificates.smoothing.laplace_flow import LaplaceFlowSmoothing
+from wassertight.certificates.smoothing.noisy_votes import NoisyVoteCertificate, NoisyVotes
 from wassertight.certificates.smoothing.pixel import (
     GaussianPixelSmoothing,
     LaplacePixelSmoothing,
@@ -23,6 +24,8 @@ __all__ = [
     "GaussianPixelSmoothing",
     "LaplaceFlowSmoothing",
     "LaplacePixelSmoothing",
+    "NoisyVoteCertificate",
+    "NoisyVotes",
     "SmoothedCertificate",
     "Smoother",
     "Smoothing",

@@ -31,7 +31,7 @@ _SLACK = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactSmoothing(Smoother):
+class ExactSmoothing(Smoother[SmoothedCertificate]):
     """What all deterministic smoothing methods share; a method gives `pieces` and `bound`. Confidence 1."""
 
     @abstractmethod

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +31,7 @@ from wassertight.transport import FlipDistances
 from wassertight.transport.flow_noise import Noise, check_scale, image_shape
 from wassertight.types import Model, Passes, Progress, ThreatError
 
+Proved = TypeVar("Proved", bound=Certificate)
 SHARED_ASSUMPTIONS = (
     "what is certified is the smoothed classifier (the most likely answer under the noise), not the model itself",
     "the moved image has the same light in every channel, and no light changes channel",
@@ -112,7 +114,7 @@ class Poll:
     seconds: float
 
 
-class Smoother(ABC):
+class Smoother(ABC, Generic[Proved]):
     """The call all smoothing methods share: poll the model under noise, then judge the votes."""
 
     name: ClassVar[str]
@@ -124,10 +126,8 @@ class Smoother(ABC):
         """Ask the model for the votes of every image."""
 
     @abstractmethod
-    def judge(
-        self, poll: Poll, x: Tensor, y: Tensor, threat: ThreatModel, weights: Tensor | None = None
-    ) -> SmoothedCertificate:
-        """Radii and certificate from the votes on exactly these images."""
+    def judge(self, poll: Poll, x: Tensor, y: Tensor, threat: ThreatModel, weights: Tensor | None = None) -> Proved:
+        """The certificate from the votes on exactly these images."""
 
     @abstractmethod
     def reach(self, x: Float[Tensor, "n c h w"], threat: ThreatModel) -> float:
@@ -152,7 +152,7 @@ class Smoother(ABC):
         weights: Tensor | None = None,
         upper: Tensor | None = None,
         progress: Progress | None = None,
-    ) -> SmoothedCertificate:
+    ) -> Proved:
         """Certify the smoothed classifier on exactly these images.
 
         Args:
@@ -176,7 +176,7 @@ class Smoother(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smoothing(Smoother):
+class Smoothing(Smoother[SmoothedCertificate]):
     """The knobs all randomised smoothing methods share; a method gives `noise`, `bound` and, where it has one, `kappa`.
 
     Args:
@@ -218,16 +218,15 @@ class Smoothing(Smoother):
 
     def draws_needed(self, x: Float[Tensor, "n c h w"], threat: ThreatModel) -> int | None:
         """Power of two of draws with which the threat's radius comes into reach; None: none up to 2**30."""
-        for power in range(4, 31):
-            if replace(self, n=1 << power, n0=1).reach(x, threat) > threat.radius:
-                return 1 << power
-        return None
+        power = 4 + bisect_left(
+            range(4, 31), True, key=lambda k: replace(self, n=1 << k, n0=1).reach(x, threat) > threat.radius
+        )
+        return 1 << power if power <= 30 else None
 
     def poll(
         self, model: Model, x: Tensor, y: Tensor, *, batch_size: int | None = None, progress: Progress | None = None
     ) -> Poll:
-        begun = time.perf_counter()
-        picked, votes = [], []
+        begun, picked, votes = time.perf_counter(), [], []
         with ModelQueries(model, batch_size=batch_size) as queries, torch.no_grad():
             classes = queries.clean_logits(x[:1], y[:1]).shape[1]
             check_labels(y, classes)
