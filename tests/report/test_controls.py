@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from live_page import awkward_run, browser, found_in, open_page
+from live_page import PATIENCE, awkward_run, browser, found_in, open_page
 from wassertight.report import write_page
 from wassertight.report.embedding import embed
 
@@ -45,6 +45,7 @@ frame.onload = async () => {
   page.getElementById("gallery").children[0].click(); seen.picked = state(page);
   page.getElementById("theme").click(); page.getElementById("theme").click();
   seen.theme = page.documentElement.dataset.theme;
+  await picturesOf(page);
   await wait(500);
   seen.link = view.location.hash;
   seen.views = [...page.querySelectorAll("#views canvas")].map((c) => c.getAttribute("aria-label"));
@@ -63,7 +64,7 @@ def test_every_control_moves_the_bracket(tmp_path: Path) -> None:
     write_page(record, tmp_path / "report.html", arrays)
     bench = tmp_path / "bench.html"
     bench.write_text(
-        f'<pre id=found></pre><iframe style="width:900px;height:900px"></iframe><script>{_DRIVER}</script>',
+        f'<pre id=found></pre><iframe style="width:900px;height:900px"></iframe><script>{PATIENCE}{_DRIVER}</script>',
         encoding="utf-8",
     )
     dom = open_page(bench.as_uri(), tmp_path / "profile")
