@@ -12,7 +12,7 @@ from torch import Tensor
 from wassertight.attacks.base import Found, Problem
 from wassertight.attacks.incumbent import decision_slack
 from wassertight.geometry.norms import per_sample
-from wassertight.losses import class_margin, margin
+from wassertight.losses import class_margin, loss_by_name, margin
 from wassertight.queries import LossFunction, ModelQueries
 from wassertight.threats import ImageWasserstein, ThreatModel
 from wassertight.types import InputError, Status, ThreatError
@@ -104,6 +104,30 @@ def climb(
             rows, labels, g, size = rows[going], labels[going], g[going], size[going]
             walk.keep(going)
         walk.step(g / per_sample(size, g))
+
+
+def ascend(
+    queries: ModelQueries,
+    flips: Flips,
+    rows: Int[Tensor, " m"],
+    start: Callable[[Int[Tensor, " k"]], Walk],
+    loss: str,
+    targets: int,
+    steps: int,
+) -> int:
+    """Walks of the images `rows` as long as they do not flip, one a run of `aims`; returns the iterations made.
+
+    Args:
+        start: the walk of some of the batch's images.
+    """
+    taken = 0
+    for labels, height in aims(queries, flips, rows, targets, loss_by_name(loss)):
+        left = ~flips.found[rows]
+        if not bool(left.any()):
+            break
+        climb(queries, start(rows[left]), flips, rows[left], labels[left], height, steps)
+        taken += steps
+    return taken
 
 
 def aims(

@@ -21,13 +21,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
-from wassertight.attacks.image.climbing import Flips, aims, climb, image_flips, inner, light
+from wassertight.attacks.image.climbing import Flips, ascend, image_flips, inner, light
 from wassertight.losses import loss_by_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ImageWasserstein
 from wassertight.transport.capacity import realised
 from wassertight.transport.polytope import project
-from wassertight.transport.windows import LocalPlans
 from wassertight.types import InputError
 
 
@@ -74,15 +73,14 @@ class DualProjection(Attack):
         return image_flips(problem, self._search, self.goal)
 
     def _search(self, queries: ModelQueries, flips: Flips, threat: ImageWasserstein, generator: torch.Generator) -> int:
-        taken, rows = 0, torch.arange(len(flips.x), device=flips.x.device)
-        for labels, loss in aims(queries, flips, rows, self.targets, loss_by_name(self.loss)):
-            left = ~flips.found
-            if threat.radius == 0 or not bool(left.any()):
-                break
-            walk = _ProjectedWalk(flips.x[left], threat, self.rate, priced=self.mode == "default")
-            climb(queries, walk, flips, rows[left], labels[left], loss, self.steps)
-            taken += self.steps
-        return taken
+        if threat.radius == 0:
+            return 0
+
+        def start(rows: Tensor) -> _ProjectedWalk:
+            return _ProjectedWalk(flips.x[rows], threat, self.rate, priced=self.mode == "default")
+
+        rows = torch.arange(len(flips.x), device=flips.x.device)
+        return ascend(queries, flips, rows, start, self.loss, self.targets, self.steps)
 
 
 class _ProjectedWalk:
@@ -90,7 +88,7 @@ class _ProjectedWalk:
 
     def __init__(self, x: Tensor, threat: ImageWasserstein, rate: float, *, priced: bool) -> None:
         self.x, self.cap, self.order, self.rate = x, threat.cap, threat.p, rate
-        self.plans = LocalPlans.of(x, threat.window, threat.p, threat.r)
+        self.plans = threat.plans(x)
         self.whole = light(x)
         self.budget = inner(torch.full_like(self.whole, threat.radius)) ** threat.p * self.whole
         self.plan, self.near = self.plans.stay(), torch.zeros_like(self.budget)

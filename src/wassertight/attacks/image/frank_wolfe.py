@@ -19,6 +19,7 @@ of a flip, shortened along the segment to the image, often lies inside the ball;
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -26,13 +27,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
-from wassertight.attacks.image.climbing import Flips, aims, climb, image_flips, inner, light, shrink_to_flip
+from wassertight.attacks.image.climbing import Flips, ascend, image_flips, inner, light, shrink_to_flip
 from wassertight.losses import loss_by_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ImageWasserstein
 from wassertight.transport.capacity import balanced, realised
 from wassertight.transport.polytope import entropic_oracle, exact_oracle
-from wassertight.transport.windows import LocalPlans
 from wassertight.types import InputError
 
 _HALVINGS = 12
@@ -118,20 +118,20 @@ class FrankWolfe(Attack):
             rows = (~flips.found & (radius > 0)).nonzero().squeeze(1)
             if len(rows) == 0:
                 break
-            for labels, loss in aims(queries, flips, rows, self.targets, loss_by_name(self.loss)):
-                left = ~flips.found[rows]
-                if not bool(left.any()):
-                    break
-                some = rows[left]
-                walk = PlanWalk(
-                    flips.x[some], threat, radius[some],
-                    rate=self.rate, pricings=self.pricings, entropic=self.mode == "reference",
-                )  # fmt: skip
-                if restart > 0:
-                    walk.leave(generator)
-                climb(queries, walk, flips, some, labels[left], loss, self.steps)
-                taken += self.steps
+            start = partial(self._walk, flips.x, threat, radius, generator if restart else None)
+            taken += ascend(queries, flips, rows, start, self.loss, self.targets, self.steps)
         return taken
+
+    def _walk(
+        self, x: Tensor, threat: ImageWasserstein, radius: Tensor, generator: torch.Generator | None, rows: Tensor
+    ) -> PlanWalk:
+        """The walk of some images, from a random point of the ball where a generator is given."""
+        walk = PlanWalk(
+            x[rows], threat, radius[rows], rate=self.rate, pricings=self.pricings, entropic=self.mode == "reference"
+        )
+        if generator is not None:
+            walk.leave(generator)
+        return walk
 
 
 class PlanWalk:
@@ -149,7 +149,7 @@ class PlanWalk:
     ) -> None:
         self.x, self.cap, self.order, self.entropic = x, threat.cap, threat.p, entropic
         self.rate, self.pricings = rate, 0 if threat.cap is None or entropic else pricings
-        self.plans = LocalPlans.of(x, threat.window, threat.p, threat.r)
+        self.plans = threat.plans(x)
         self.whole = light(x)
         self.budget = inner(radius) ** threat.p * self.whole
         self.image, self.cost = x.clone(), torch.zeros_like(self.budget)

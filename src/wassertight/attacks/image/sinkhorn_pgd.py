@@ -22,14 +22,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wassertight.attacks.base import Attack, Found, Problem
-from wassertight.attacks.image.climbing import Flips, aims, climb, image_flips, inner, light
+from wassertight.attacks.image.climbing import Flips, ascend, image_flips, inner, light
 from wassertight.geometry.norms import per_sample
 from wassertight.losses import loss_by_name
 from wassertight.queries import ModelQueries
 from wassertight.threats import ImageWasserstein
 from wassertight.transport.capacity import realised
 from wassertight.transport.sinkhorn import Duals, projected_sinkhorn
-from wassertight.transport.windows import LocalPlans
 from wassertight.types import InputError
 
 
@@ -77,15 +76,14 @@ class SinkhornPGD(Attack):
         return image_flips(problem, self._search, self.goal)
 
     def _search(self, queries: ModelQueries, flips: Flips, threat: ImageWasserstein, generator: torch.Generator) -> int:
-        taken, rows = 0, torch.arange(len(flips.x), device=flips.x.device)
-        for labels, loss in aims(queries, flips, rows, self.targets, loss_by_name(self.loss)):
-            left = ~flips.found
-            if threat.radius == 0 or not bool(left.any()):
-                break
-            walk = _SinkhornWalk(flips.x[left], threat, self)
-            climb(queries, walk, flips, rows[left], labels[left], loss, self.steps)
-            taken += self.steps
-        return taken
+        if threat.radius == 0:
+            return 0
+
+        def start(rows: Tensor) -> _SinkhornWalk:
+            return _SinkhornWalk(flips.x[rows], threat, self)
+
+        rows = torch.arange(len(flips.x), device=flips.x.device)
+        return ascend(queries, flips, rows, start, self.loss, self.targets, self.steps)
 
 
 class _SinkhornWalk:
@@ -93,7 +91,7 @@ class _SinkhornWalk:
 
     def __init__(self, x: Tensor, threat: ImageWasserstein, method: SinkhornPGD) -> None:
         self.x, self.cap, self.order, self.method = x, threat.cap, threat.p, method
-        self.plans = LocalPlans.of(x, threat.window, threat.p, threat.r)
+        self.plans = threat.plans(x)
         self.whole = light(x)
         self.budget = inner(torch.full_like(self.whole, threat.radius)) ** threat.p * self.whole
         self.plan, self.z = self.plans.stay(), x
