@@ -44,6 +44,11 @@ class PassCount(_Part):
     forward: int = 0
     backward: int = 0
 
+    @classmethod
+    def total(cls, *counts: PassCount) -> PassCount:
+        """Their sum."""
+        return cls(forward=sum(c.forward for c in counts), backward=sum(c.backward for c in counts))
+
 
 class Seconds(_Part):
     """Wall time of each side; null where that side was not run."""

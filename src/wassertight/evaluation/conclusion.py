@@ -103,7 +103,7 @@ def conclude_run(
                 attacked=attacked,
                 certified=certified,
                 spent=None if found is None else found.spent,
-                passes=_sum(*spent),
+                passes=PassCount.total(*spent),
                 seconds=Seconds(
                     attack=attack.seconds(stages["attack"]), certificate=certificate.seconds(stages["certificate"])
                 ),
@@ -131,7 +131,7 @@ def conclude_run(
         settings={key: value for key, value in plan.configuration.items() if key not in ("model", "data", "n", "seed")},
         methods={"attack": plan.attack_name, "certificate": plan.certificate_name if certificate.outcomes else None},
         assumptions=_assumptions(plan, certificate),
-        passes=_sum(attack.passes(), certificate.passes()),
+        passes=PassCount.total(attack.passes(), certificate.passes()),
         seconds=Seconds(attack=attack.seconds(), certificate=certificate.seconds()),
         arrays="arrays.safetensors",
         curves=[*draw_curves(moves, norms), *budget_curves(plan.threats, norms, plan.x)],
@@ -276,10 +276,6 @@ def _assumptions(plan: Plan, certificate: Side) -> list[str]:
             "by 1e-9 relatively"
         )
     return list(dict.fromkeys(texts))
-
-
-def _sum(*counts: PassCount) -> PassCount:
-    return PassCount(forward=sum(c.forward for c in counts), backward=sum(c.backward for c in counts))
 
 
 def _wide(mask: Tensor, like: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def conclude_smoothed(
         audit=Audit(ok=not violations, violations=len(violations), details=violations), device=plan.device.type,
         settings=settings, methods={"attack": plan.attack_name, "certificate": plan.certificate_name},
         assumptions=[*(first.assumptions if first else ()), *(_attack_assumptions(plan) if attacked else ())],
-        passes=spent if side is None else _sum(spent, side.passes()),
+        passes=spent if side is None else PassCount.total(spent, side.passes()),
         seconds=Seconds(
             certificate=None if first is None else round(first.seconds, 3), attack=None if side is None else side.seconds()
         ),
@@ -95,7 +95,7 @@ def _result(
         high = min(flips.accuracy(threat.order, threat.radius), clean)
         spent = _spent(flips, threat)
         stage = stage_of(plan, "attack", threat)
-        passes, seconds.attack = _sum(passes, attacked.side.passes(stage)), attacked.side.seconds(stage)
+        passes, seconds.attack = PassCount.total(passes, attacked.side.passes(stage)), attacked.side.seconds(stage)
     low = None if proved is None else min(proved.accuracy, clean)
     if proved is not None:
         seconds.certificate = round(proved.seconds, 3)
@@ -172,10 +172,6 @@ def _attack_assumptions(plan: Plan) -> list[str]:
         "attacked: accuracy of the smoothed classifier, abstentions on unmoved images counted as errors; a flip counts if "
         f"{plan.attack.confirm} fresh votes show another class first (wrong with probability at most {plan.attack.alpha:g} a flip)"
     ]
-
-
-def _sum(*counts: PassCount) -> PassCount:
-    return PassCount(forward=sum(c.forward for c in counts), backward=sum(c.backward for c in counts))
 
 
 def _or_none(value: float) -> float | None:
