@@ -95,6 +95,8 @@ class RadiusSearch:
         self.tolerance, self.steps = (1e-9, max(steps, 60)) if self.linear else (tolerance, steps)
         self.propagations = self.rounds = 0
         self.converged = True
+        # intervals over a smaller region are inside those over the larger one anyway
+        self._kept = propagation.graph.bent if propagation.method == "crown" else ()
 
     def run(self, x: Tensor, y: Tensor, upper: Tensor) -> Tensor:
         """Largest verified radius of every sample; inf where the whole box is verified.
@@ -111,7 +113,7 @@ class RadiusSearch:
         high, high_margin = torch.full_like(start, math.inf), torch.full_like(start, -math.inf)
         straight = torch.minimum(start / slope, torch.where(upper > 0, upper, math.inf))
         t = torch.minimum(torch.where(straight.isfinite(), _FIRST * straight, 1e-3), cap)
-        active, outer = start > 0, _Outer(self.propagation.graph.bent, len(x))
+        active, outer = start > 0, _Outer(self._kept, len(x))
         for step in range(self.steps):
             rows = active.nonzero().squeeze(1)
             if len(rows) == 0:

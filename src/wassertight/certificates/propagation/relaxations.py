@@ -88,10 +88,14 @@ class Elementwise:
         return replace(self, lines=lines, free=self.free & ~known)
 
     def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
+        row, constant = between(a, *self.gaps())
+        return [row], constant
+
+    def gaps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Slope and shift of the lower lines, and what the upper ones add to both."""
         lines = self.lines
-        below = a.clamp_max(0)
-        constant = dot(a, lines.lower_shift) + dot(below, lines.upper_shift - lines.lower_shift)
-        return [torch.addcmul(a * lines.lower_slope, below, lines.upper_slope - lines.lower_slope)], constant
+        gaps = lines.upper_slope - lines.lower_slope, lines.upper_shift - lines.lower_shift
+        return lines.lower_slope, lines.lower_shift, *gaps
 
 
 def steerable(operation: object) -> bool:
@@ -201,6 +205,12 @@ class Largest:
         rows = above[..., None] * self.pick + below[..., None] * self.slope
         folded = self.operation.fold(rows.flatten(0, 1))
         return [folded.reshape(*rows.shape[:2], *folded.shape[1:])], constant
+
+
+def between(a: Tensor, slope: Tensor, shift: Tensor, slope_gap: Tensor, shift_gap: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, m, *shape) through lines as `Elementwise.gaps` gives them: the rows below, and the constant (n, m)."""
+    below = a.clamp_max(0)
+    return torch.addcmul(a * slope, below, slope_gap), dot(a, shift) + dot(below, shift_gap)
 
 
 def of_samples(part: T, rows: Tensor) -> T:

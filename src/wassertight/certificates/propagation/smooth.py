@@ -205,10 +205,9 @@ def logarithm() -> Curve:
     )
 
 
-def reciprocal(least: float = -math.inf) -> Curve:
+def reciprocal() -> Curve:
     """`1 / a` for intervals without 0: convex right of it, concave left."""
     return Curve(
-        least=least,
         name="reciprocal",
         function=torch.reciprocal,
         value=torch.reciprocal,

@@ -21,7 +21,7 @@ from wassertight.certificates.propagation.layout import channels_last, flat_rows
 from wassertight.certificates.propagation.operations import Add, Convolution, Maximum
 from wassertight.certificates.propagation.operations import Elementwise as Scaling
 from wassertight.certificates.propagation.region import Region
-from wassertight.certificates.propagation.relaxations import Elementwise, Largest, Relaxation, dot
+from wassertight.certificates.propagation.relaxations import Elementwise, Largest, Relaxation, between, dot
 from wassertight.certificates.propagation.transposed import unrolled
 from wassertight.geometry import conjugate
 
@@ -186,19 +186,9 @@ class _Pull:
     def _relax(self, a: Tensor, index: int) -> Tensor:
         relaxation, here = self.relaxations[index], self.fields[index]
         assert isinstance(relaxation, Elementwise)
-        lines = relaxation.lines
-        slope, shift, slope_gap, shift_gap = (
-            self._gather(v[:, 0], here)
-            for v in (
-                lines.lower_slope,
-                lines.lower_shift,
-                lines.upper_slope - lines.lower_slope,
-                lines.upper_shift - lines.lower_shift,
-            )
-        )
-        below = a.clamp_max(0)
-        self.constant = self.constant + dot(a, shift) + dot(below, shift_gap)
-        return torch.addcmul(a * slope, below, slope_gap)
+        row, constant = between(a, *(self._gather(v[:, 0], here) for v in relaxation.gaps()))
+        self.constant = self.constant + constant
+        return row
 
     def _largest(self, a: Tensor, op: Maximum, index: int) -> Tensor:
         largest = self.relaxations[index]
