@@ -105,8 +105,8 @@ def one(name: str, label: str, seed: int, given: argparse.Namespace) -> None:
     data = load_data(protocol.get("data") or given.data, split="train", n=given.n or protocol["n"])
     test = load_data(protocol.get("data") or given.data, n=given.test or protocol["test"])
     kept, apart = held_out(data.y, min(protocol["validation"], len(data.y) // 4))
-    # every objective is chosen by the same score, the one that the study is about
-    validate = cheap_attack(data.x[apart], data.y[apart], threat(f"W2-Linf@{radius}"))
+    # one score for all, the one that the study is about; standard training, where that is nothing, keeps its last weights
+    validate = cheap_attack(data.x[apart], data.y[apart], threat(f"W2-Linf@{radius}")) if own else None
     values = {**protocol["settings"], "seed": seed, **({"epochs": given.epochs} if given.epochs else {})}
     model = start_of(protocol, given.manifest, seed)
     before = measured(model, test.x, test.y, radius, given.passes) if "start" in protocol else None

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wassertight.inputs import check_weights
 from wassertight.types import InputError
 
 _SLACK = 1e-9
@@ -82,13 +83,11 @@ class GrowthBound:
         """An upper bound of the worst-case expected loss over the W_p ball, and the multiplier lambda it is proved with.
 
         Raises:
-            InputError: for p < 1 or a negative radius.
+            InputError: for p < 1, a negative radius, or weights that are no masses.
         """
         if not p >= 1 or not radius >= 0:
             raise InputError(f"p must be a number >= 1 or inf and the radius >= 0, got p = {p}, radius = {radius}")
-        n = len(self.radii)
-        w = torch.full((n,), 1 / n, dtype=torch.float64) if weights is None else weights.to(self.values)
-        w = w.to(self.values.device)
+        w = check_weights(weights, len(self.radii)).to(self.values)
         if radius == 0:
             return _outward(self.values[:, 0], w), math.inf
         if math.isinf(p):

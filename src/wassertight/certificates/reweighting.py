@@ -24,6 +24,7 @@ from torch import Tensor
 
 from wassertight.certificates.curves import Population
 from wassertight.certificates.growth import GrowthBound, lowest
+from wassertight.inputs import check_weights
 from wassertight.threats import DivergenceBall, ThreatModel
 from wassertight.transport import FlipDistances, HardBall, SoftBall, dual_slack, worst_error
 from wassertight.types import InputError
@@ -70,9 +71,7 @@ def reweighted_loss(growth: GrowthBound, ball: DivergenceBall, weights: Tensor |
     Returns:
         inf where nothing is proved; price 0 stands for the largest loss anywhere.
     """
-    n = len(growth.radii)
-    mu = torch.full((n,), 1 / n, dtype=torch.float64, device=growth.radii.device) if weights is None else weights
-    mu = mu.to(growth.values)
+    mu = check_weights(weights, len(growth.radii)).to(growth.values)
     if ball.radius == 0:
         still = _penalised(growth, ball, math.inf)
         value = float((mu * still).sum())

@@ -187,8 +187,8 @@ def light(x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
     return x.flatten(1).sum(1, dtype=torch.float64)
 
 
-def shrink_to_flip(queries: ModelQueries, flips: Flips, steps: int, rows: Int[Tensor, " m"]) -> None:
-    """Bisect each flip's segment to its image; at p = 1 the distance falls in proportion, at p > 1 at least to t**(1/p)."""
+def shrink_to_flip(queries: ModelQueries, flips: Flips, steps: int, rows: Int[Tensor, " m"], p: float) -> None:
+    """Bisect each flip's segment to its image; the share t of it costs at most t**(1/p) of the whole distance."""
     if len(rows) == 0:
         return
     x, far, whole = flips.x[rows], flips.points[rows].clone(), flips.spent[rows].clone()
@@ -196,5 +196,5 @@ def shrink_to_flip(queries: ModelQueries, flips: Flips, steps: int, rows: Int[Te
     for _ in range(steps):
         middle = (low + high) / 2
         z = x + per_sample(middle, x) * (far - x)
-        wrong = flips.offer(z, queries.logits(z), whole * middle, rows)
+        wrong = flips.offer(z, queries.logits(z), whole * middle ** (1 / p), rows)
         high, low = torch.where(wrong, middle, high), torch.where(wrong, low, middle)

@@ -98,7 +98,7 @@ class FrankWolfe(Attack):
             beyond.spent[flips.found] = 0
             taken += self.within(queries, beyond, threat, radius * self.overdraw, generator)
             rows = (~flips.found & beyond.found).nonzero().squeeze(1)
-            shrink_to_flip(queries, beyond, _HALVINGS, rows)
+            shrink_to_flip(queries, beyond, _HALVINGS, rows, threat.p)
             exact = threat.cost(beyond.points[rows], beyond.x[rows])
             inside = rows[exact <= threat.radius]
             flips.points[inside], flips.spent[inside] = beyond.points[inside], exact[exact <= threat.radius]

@@ -69,7 +69,7 @@ class TransportDistance(Attack):
             round_ = Flips(flips.x, flips.y, flips.jitter, flips.goal)
             taken += self.attack.within(queries, round_, threat, radius, generator)
             hit = round_.found
-            shrink_to_flip(queries, round_, _HALVINGS, hit.nonzero().squeeze(1))
+            shrink_to_flip(queries, round_, _HALVINGS, hit.nonzero().squeeze(1), threat.p)
             better = round_.spent < flips.spent
             flips.points[better], flips.spent[better] = round_.points[better], round_.spent[better]
             flips.stuck = round_.stuck

@@ -213,7 +213,8 @@ class Smoothing(Smoother[SmoothedCertificate]):
         return math.nan
 
     def reach(self, x: Float[Tensor, "n c h w"], threat: ThreatModel) -> float:
-        best = torch.full((len(x),), best_bound(self.n, self._error(len(x))), dtype=torch.float64, device=x.device)
+        error = self._error(len(x)) / (2 if self.runner_up else 1)
+        best = torch.full((len(x),), best_bound(self.n, error), dtype=torch.float64, device=x.device)
         return float(self.bound(VoteBounds(lower=best, upper=1 - best), x, image_threat(self.name, threat).r).max())
 
     def draws_needed(self, x: Float[Tensor, "n c h w"], threat: ThreatModel) -> int | None:
