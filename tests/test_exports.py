@@ -10,7 +10,7 @@ import pytest
 PUBLIC = {
     "wassertight": [
         "DiscreteMeasure", "FlipDistances", "Report", "__version__", "attacks", "benchmark", "certificates", "data",
-        "evaluation", "load_data", "load_model", "models", "report", "threat", "threats", "training",
+        "evaluation", "load_data", "load_model", "models", "report", "robust_loss", "threat", "threats", "training",
     ],
     "wassertight.attacks": [
         "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "ARMOR", "Penalty", "Reweighting", "Attack", "AttackResult", "AutoAttack",
@@ -42,7 +42,7 @@ PUBLIC = {
     "wassertight.training": [
         "ARMOR", "AdversarialWeights", "Context", "Crafted", "Knapsack", "MART", "NoiseTraining", "Objective", "Outer",
         "PGDTraining", "RandomWeights", "Settings", "Standard", "TRADES", "Trained", "UDR", "WDRO", "WRM", "cheap_attack",
-        "find_objective", "make_objective", "objective_entries", "perturb_once", "reset_last_layer", "train",
+        "find_objective", "make_objective", "objective_entries", "perturb_once", "reset_last_layer", "robust_loss", "train",
     ],
     "wassertight.models": [
         "Binarize", "LoadedModel", "Normalise", "PadSubsample", "Residual", "VisionTransformer", "build", "list_architectures",

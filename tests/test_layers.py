@@ -34,6 +34,8 @@ ALLOWED = {
     | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data", "files"},
     "training": BASE | INPUT | {"attacks", "threats", "transport", "geometry", "losses", "files"},
     "report": {"records", "errors"},
+    # The scikit-learn face trains and evaluates in one class, so it stands above both.
+    "estimator": BASE | INPUT | {"evaluation", "training", "threats"},
     # `loss` and `supports` are studies of attacks alone, without a run directory: they call them directly.
     "cli": BASE
     | {"evaluation", "training", "report", "models", "data", "records", "files", "threats", "attacks", "certificates"},
@@ -85,6 +87,14 @@ def test_house_style(path: Path) -> None:
 
 def test_every_room_is_in_the_table() -> None:
     assert {_room(path) for path in FILES} - {"__init__", "__main__"} <= set(ALLOWED)
+
+
+def test_importing_everything_does_not_load_scikit_learn() -> None:
+    code = (
+        "import sys, wassertight as wt, wassertight.cli.main; wt.benchmark, wt.robust_loss, wt.load_model, wt.load_data; "
+        "sys.exit('sklearn' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_reading_a_record_does_not_load_torch() -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wassertight import attacks, certificates, data, evaluation, models, report, threats, training
     from wassertight.data import load_data
+    from wassertight.estimator import WassersteinRobustClassifier as WassersteinRobustClassifier
     from wassertight.evaluation import Report, benchmark
     from wassertight.models import load_model
     from wassertight.threats import threat
+    from wassertight.training import robust_loss
     from wassertight.transport import DiscreteMeasure, FlipDistances
 
 __version__ = "0.1.0"
@@ -20,9 +22,11 @@ _HOMES = {
     "DiscreteMeasure": "wassertight.transport",
     "FlipDistances": "wassertight.transport",
     "Report": "wassertight.evaluation",
+    "WassersteinRobustClassifier": "wassertight.estimator",  # not in __all__: it needs scikit-learn
     "benchmark": "wassertight.evaluation",
     "load_data": "wassertight.data",
     "load_model": "wassertight.models",
+    "robust_loss": "wassertight.training",
     "threat": "wassertight.threats",
 }
 
@@ -40,6 +44,7 @@ __all__ = [
     "load_model",
     "models",
     "report",
+    "robust_loss",
     "threat",
     "threats",
     "training",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wassertight.training.base import Context, Crafted, Objective, Outer
     from wassertight.training.catalogue import find_objective, make_objective, objective_entries
+    from wassertight.training.drop_in import robust_loss
     from wassertight.training.finetuning import perturb_once, reset_last_layer
     from wassertight.training.loop import train
     from wassertight.training.objectives.armor import ARMOR
@@ -50,6 +51,7 @@ _HOMES = {
     "objective_entries": "catalogue",
     "perturb_once": "finetuning",
     "reset_last_layer": "finetuning",
+    "robust_loss": "drop_in",
     "train": "loop",
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "objective_entries",
     "perturb_once",
     "reset_last_layer",
+    "robust_loss",
     "train",
 ]
 
