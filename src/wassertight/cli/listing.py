@@ -12,7 +12,7 @@ from wassertight.errors import InputError
 
 KINDS = ("models", "architectures", "methods", "objectives", "threats", "data")
 
-_THREATS = (
+THREATS = (
     ("Linf@8/255", "every sample moves by at most the radius (pointwise; the same as Winf-Linf@8/255)"),
     ("W1-Linf@8/255", "the mean distance moved is at most the radius: few samples may move far"),
     ("W2-Linf@8/255", "the root mean square distance is at most the radius"),
@@ -69,7 +69,7 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
         return ("name", "description"), list(list_data().items())
     if kind == "threats":
-        return ("threat", "what the adversary may do"), list(_THREATS)
+        return ("threat", "what the adversary may do"), list(THREATS)
     columns = ("name", "kind", "norms", "orders", "reference", "description")
     if kind == "objectives":
         from wassertight.training import objective_entries

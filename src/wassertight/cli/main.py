@@ -1,4 +1,4 @@
-"""The command line: evaluate, attack, certify, train, finetune, report, list and studies; what each exit code means."""
+"""The command line: every command with its examples, what each exit code means, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from wassertight import __version__
+from wassertight.cli import completing
 from wassertight.cli import options as opt
-from wassertight.cli.certifying import certify
+from wassertight.cli.commands import attack, certify, evaluate
+from wassertight.cli.doctor import doctor
 from wassertight.cli.studies import lipschitz, loss, supports
 from wassertight.cli.training import finetune, train
 from wassertight.errors import AuditError, WassertightError
@@ -32,7 +34,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -57,78 +58,15 @@ def _root(
     return None
 
 
-@app.command(
+app.command(
     epilog=_examples(
         "wassertight evaluate -m mypackage.nets:build -d test.npz -t W1-Linf@2/255,8/255 -t W2-L2@0.5 --n 1000",
         "wassertight evaluate -t W1-Linf@0.05 --population",
         "wassertight evaluate -t image-W1@0.005,0.01 --certificate wasserstein-smoothing --sigma 0.01 --n-draws 10000",
         "wassertight evaluate -m shared/data/manifest.json#cifar_cnn_a_adv -d cifar10.npz -t W1-Linf@8/255 --json",
     )
-)
-def evaluate(
-    model: opt.ModelName = opt.DEFAULT_MODEL,
-    data: opt.DataName = opt.DEFAULT_DATA,
-    threat: opt.Threats = None,
-    n: opt.Count = opt.DEFAULT_N,
-    batch_size: opt.BatchSize = 256,
-    device: opt.Device = "auto",
-    seed: opt.Seed = 0,
-    run_dir: opt.RunDirectory = None,
-    bounds: opt.BoundsText = "0,1",
-    attack: opt.AttackName = "wda++",
-    certificate: opt.CertificateName = "crown",
-    setting: opt.Settings = None,
-    preset: opt.Preset = None,
-    draws: opt.Draws = None,
-    skip_unsupported: opt.SkipUnsupported = False,
-    sigma: opt.Sigma = None,
-    n_draws: opt.NoisyDraws = None,
-    alpha: opt.Alpha = None,
-    population: opt.AroundTheLaw = False,
-    confidence: opt.Confidence = None,
-    label_cost: opt.LabelCost = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-) -> int:
-    """Bracket the worst-case accuracy: attack from above, certify from below, audit both.
-
-    Ends with a table, and with a figure (PDF, SVG, PNG) and a page (HTML) in the run directory.
-
-    Interrupt it at any time: the same command again resumes and gives the identical result. --set goes to the attack.
-
-    A smoothing certificate brackets the smoothed classifier: the attack sees the same noise (docs/smoothing.md).
-    """
-    from wassertight.cli.running import Order, carry_out
-
-    return carry_out(
-        Order(
-            command="evaluate",
-            model=model,
-            data=data,
-            threats=tuple(threat or ()),
-            n=n or None,
-            batch_size=batch_size,
-            device=device,
-            seed=seed,
-            run_dir=run_dir,
-            bounds=bounds,
-            attack=attack,
-            certificate=certificate,
-            attack_settings=tuple(setting or ()),
-            certificate_settings=opt.smoothing_settings(sigma, n_draws, alpha),
-            skip_unsupported=skip_unsupported,
-            preset=preset,
-            draws=draws,
-            population=population,
-            confidence=confidence,
-            label_cost=label_cost,
-            as_json=as_json,
-            quiet=quiet,
-        )
-    )
-
-
-@app.command(
+)(evaluate)
+app.command(
     epilog=_examples(
         "wassertight attack -t W1-Linf@0.05",
         "wassertight attack --method w-pgd -t W2-L2@0.25,0.5 --set steps=100",
@@ -136,51 +74,7 @@ def evaluate(
         "wassertight attack --preset strong -t W1-Linf@0.05 -t L2@0.5",
         "wassertight attack -m mypackage.nets:build -d test.npz -t Linf@8/255 --method pgd --json",
     )
-)
-def attack(
-    model: opt.ModelName = opt.DEFAULT_MODEL,
-    data: opt.DataName = opt.DEFAULT_DATA,
-    threat: opt.Threats = None,
-    n: opt.Count = opt.DEFAULT_N,
-    batch_size: opt.BatchSize = 256,
-    device: opt.Device = "auto",
-    seed: opt.Seed = 0,
-    run_dir: opt.RunDirectory = None,
-    bounds: opt.BoundsText = "0,1",
-    method: opt.AttackName = "wda++",
-    setting: opt.Settings = None,
-    preset: opt.Preset = None,
-    draws: opt.Draws = None,
-    sigma: opt.Sigma = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-) -> int:
-    """Attack only: an upper bound on the worst-case accuracy. The certified half of the record is null."""
-    from wassertight.cli.running import Order, carry_out
-
-    return carry_out(
-        Order(
-            command="attack",
-            model=model,
-            data=data,
-            threats=tuple(threat or ()),
-            n=n or None,
-            batch_size=batch_size,
-            device=device,
-            seed=seed,
-            run_dir=run_dir,
-            bounds=bounds,
-            attack=method,
-            certificate=None,
-            attack_settings=(*opt.smoothing_settings(sigma, None, None), *(setting or ())),
-            preset=preset,
-            draws=draws,
-            as_json=as_json,
-            quiet=quiet,
-        )
-    )
-
-
+)(attack)
 app.command(
     epilog=_examples(
         "wassertight certify -t W1-Linf@0.05",
@@ -226,7 +120,12 @@ def report(
 @app.command("list", epilog=_examples("wassertight list methods", "wassertight list models --json"))
 def list_things(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[models|architectures|methods|objectives|threats|data]", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[models|architectures|methods|objectives|threats|data]",
+            show_default=False,
+            autocompletion=completing.kinds,
+        ),
     ] = None,
     as_json: opt.Json = False,
 ) -> int:
@@ -245,6 +144,11 @@ app.command(
         "wassertight lipschitz -m mypackage.nets:build -d test.npz --norm Linf --json",
     )
 )(lipschitz)
+app.command(
+    epilog=_examples(
+        "wassertight doctor", "wassertight doctor -m mypackage.nets:build -d test.npz", "wassertight doctor --json"
+    )
+)(doctor)
 app.command(epilog=_examples("wassertight supports", "wassertight supports -t W2-L2@0.3 --searches 5"))(supports)
 
 
@@ -257,6 +161,8 @@ def run(arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, EOFError):
         return _interrupted()
+    except SystemExit as done:  # --install-completion and --show-completion end so
+        return done.code if isinstance(done.code, int) else 0
     except AuditError as error:
         print(f"audit failed: {error}", file=sys.stderr)
         return EXIT_AUDIT

@@ -1,4 +1,4 @@
-"""The options several commands share, each with its help."""
+"""Every option that several commands share, declared once: its names, its help, its panel, what the shell completes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from wassertight.cli import completing
+from wassertight.cli.configuration import read_configuration
+from wassertight.cli.declaring import CLAIM, METHODS, OUTPUT, RUN, SMOOTHING
+
 DEFAULT_MODEL = "digits-cnn-robust"
 DEFAULT_DATA = "digits"
 DEFAULT_THREATS = ("W1-Linf@0.01,0.02,0.05,0.1", "W2-Linf@0.01,0.02,0.05,0.1")
 DEFAULT_N = 200
-
-_RUN, _METHODS, _SMOOTHING, _CLAIM, _OUTPUT = "Run", "Methods", "Smoothing", "Claim", "Output"
 
 ModelName: TypeAlias = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
+        autocompletion=completing.models,
         help="A name from 'wassertight list models'; package.module:function (a function that returns your model); "
         "path/to/manifest.json#name; path/to/network.json.",
     ),
@@ -28,6 +31,7 @@ DataName: TypeAlias = Annotated[
     typer.Option(
         "--data",
         "-d",
+        autocompletion=completing.data,
         help="A name from 'wassertight list data', or path/to/file.npz with x_test and y_test (uint8, or floats in "
         "[0, 1]; channels first or last).",
     ),
@@ -37,6 +41,7 @@ Threats: TypeAlias = Annotated[
     typer.Option(
         "--threat",
         "-t",
+        autocompletion=completing.threats,
         help="[W<p>-]L<r>@<radius>[,<radius>...], for example W1-Linf@8/255 or L2@0.25,0.5; or, where weights may change too, "
         "<divergence>+[W<p>-]L<r>@<budget>[:<budget>...],<radius>, for example KL+Linf@0.1,8/255; or image-W1@0.01 for light "
         "that moves. Give it again for more. "
@@ -46,14 +51,19 @@ Threats: TypeAlias = Annotated[
 ]
 Count: TypeAlias = Annotated[
     int | None,
-    typer.Option("--n", "-n", help="Samples: the first so many; 0 for all.", rich_help_panel=_RUN),
+    typer.Option("--n", "-n", help="Samples: the first so many; 0 for all.", rich_help_panel=RUN),
 ]
 BatchSize: TypeAlias = Annotated[
     int,
-    typer.Option("--batch-size", "-b", help="Samples a unit of work; smaller needs less memory.", rich_help_panel=_RUN),
+    typer.Option("--batch-size", "-b", help="Samples a unit of work; smaller needs less memory.", rich_help_panel=RUN),
 ]
-Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=_RUN)]
-Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", rich_help_panel=_RUN)]
+Device: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--device", autocompletion=completing.devices, help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=RUN
+    ),
+]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", rich_help_panel=RUN)]
 RunDirectory: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -61,17 +71,22 @@ RunDirectory: TypeAlias = Annotated[
         "-o",
         help="Where the run is kept. The same command again resumes it. Default: runs/<model>-<data>-<hash>.",
         show_default=False,
-        rich_help_panel=_RUN,
+        rich_help_panel=RUN,
     ),
 ]
 BoundsText: TypeAlias = Annotated[
     str,
-    typer.Option("--bounds", help="Box of admissible inputs: LOW,HIGH or none.", rich_help_panel=_RUN),
+    typer.Option("--bounds", help="Box of admissible inputs: LOW,HIGH or none.", rich_help_panel=RUN),
 ]
 AttackName: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--attack", "--method", "-a", help="A name from 'wassertight list methods'.", rich_help_panel=_METHODS
+        "--attack",
+        "--method",
+        "-a",
+        autocompletion=completing.attacks,
+        help="A name from 'wassertight list methods'.",
+        rich_help_panel=METHODS,
     ),
 ]
 CertificateName: TypeAlias = Annotated[
@@ -79,8 +94,29 @@ CertificateName: TypeAlias = Annotated[
     typer.Option(
         "--certificate",
         "-c",
+        autocompletion=completing.certificates,
         help="A name from 'wassertight list methods', or none: attack only.",
-        rich_help_panel=_METHODS,
+        rich_help_panel=METHODS,
+    ),
+]
+CertificateMethod: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--certificate",
+        "--method",
+        "-c",
+        help="A name from 'wassertight list methods'.",
+        autocompletion=completing.certificates,
+        rich_help_panel=METHODS,
+    ),
+]
+BoundedLoss: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--loss",
+        "-l",
+        help="Bound this expected loss instead of the accuracy: cross-entropy (ce) or margin.",
+        rich_help_panel=METHODS,
     ),
 ]
 Settings: TypeAlias = Annotated[
@@ -89,7 +125,7 @@ Settings: TypeAlias = Annotated[
         "--set",
         help="A setting of the method, name=value, for example passes=500; give it again for more.",
         show_default=False,
-        rich_help_panel=_METHODS,
+        rich_help_panel=METHODS,
     ),
 ]
 Preset: TypeAlias = Annotated[
@@ -97,10 +133,11 @@ Preset: TypeAlias = Annotated[
     typer.Option(
         "--preset",
         "-p",
+        autocompletion=completing.presets,
         help="Passes of wda++ and min-norm: quick (about 100 a sample), strong (about 2,000), or auto (quick, then "
         "strong where the bracket is open). Default: 200.",
         show_default=False,
-        rich_help_panel=_METHODS,
+        rich_help_panel=METHODS,
     ),
 ]
 Draws: TypeAlias = Annotated[
@@ -109,7 +146,7 @@ Draws: TypeAlias = Annotated[
         "--draws",
         help="A randomised model: attack the mean logits of so many draws (EOT). Without it such a model is refused.",
         show_default=False,
-        rich_help_panel=_METHODS,
+        rich_help_panel=METHODS,
     ),
 ]
 SkipUnsupported: TypeAlias = Annotated[
@@ -117,13 +154,13 @@ SkipUnsupported: TypeAlias = Annotated[
     typer.Option(
         "--skip-unsupported",
         help="Where the certificate cannot read the model: attack only, with a flag, instead of an error.",
-        rich_help_panel=_METHODS,
+        rich_help_panel=METHODS,
     ),
 ]
 Sigma: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        "--sigma", help="Noise, in shares of the image's light.", rich_help_panel=_SMOOTHING, show_default=False
+        "--sigma", help="Noise, in shares of the image's light.", rich_help_panel=SMOOTHING, show_default=False
     ),
 ]
 NoisyDraws: TypeAlias = Annotated[
@@ -131,7 +168,7 @@ NoisyDraws: TypeAlias = Annotated[
     typer.Option(
         "--n-draws",
         help="Noisy images that bound the picked class. Default: 100000.",
-        rich_help_panel=_SMOOTHING,
+        rich_help_panel=SMOOTHING,
         show_default=False,
     ),
 ]
@@ -140,7 +177,7 @@ Alpha: TypeAlias = Annotated[
     typer.Option(
         "--alpha",
         help="Error probability of each radius. Default: 0.001.",
-        rich_help_panel=_SMOOTHING,
+        rich_help_panel=SMOOTHING,
         show_default=False,
     ),
 ]
@@ -150,7 +187,7 @@ AroundTheLaw: TypeAlias = Annotated[
         "--population",
         help="Also bound the accuracy around the true law the samples were drawn from: needs independent samples "
         "the model has not seen; costs sqrt(log(1/eta) / 2n), eta = 1 - confidence (1.2 points at n = 10,000).",
-        rich_help_panel=_CLAIM,
+        rich_help_panel=CLAIM,
     ),
 ]
 Confidence: TypeAlias = Annotated[
@@ -159,7 +196,7 @@ Confidence: TypeAlias = Annotated[
         "--confidence",
         help="Probability with which the bound around the true law holds, in [0.5, 1). Default: 0.95.",
         show_default=False,
-        rich_help_panel=_CLAIM,
+        rich_help_panel=CLAIM,
     ),
 ]
 LabelCost: TypeAlias = Annotated[
@@ -169,7 +206,7 @@ LabelCost: TypeAlias = Annotated[
         help="Also let labels move: changing one costs so much, in the unit of the radii, on top of the distance "
         "moved; a number or a fraction such as 16/255. Default: labels never move.",
         show_default=False,
-        rich_help_panel=_CLAIM,
+        rich_help_panel=CLAIM,
     ),
 ]
 Json: TypeAlias = Annotated[
@@ -177,15 +214,37 @@ Json: TypeAlias = Annotated[
     typer.Option(
         "--json",
         help="Print exactly one JSON object on standard output, everything else on standard error.",
-        rich_help_panel=_OUTPUT,
+        rich_help_panel=OUTPUT,
     ),
 ]
 Quiet: TypeAlias = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress bars, no notices.", rich_help_panel=_OUTPUT)
+    bool, typer.Option("--quiet", "-q", help="No progress bars, no notices.", rich_help_panel=OUTPUT)
 ]
-
-
-def smoothing_settings(sigma: float | None, n: int | None, alpha: float | None) -> tuple[str, ...]:
-    """The smoothing options that were given, as settings of the certificate."""
-    given = {"sigma": sigma, "n": n, "alpha": alpha}
-    return tuple(f"{name}={value}" for name, value in given.items() if value is not None)
+ConfigFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="A TOML file of options: keys are their long names. The command line wins over it.",
+        callback=read_configuration,
+        is_eager=True,
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+SaveConfig: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-config",
+        help="Write all options of this command to a TOML file; --config with it repeats the run.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+DryRun: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Check everything, say what would be done and about how long it takes, and stop. Writes nothing.",
+        rich_help_panel=RUN,
+    ),
+]

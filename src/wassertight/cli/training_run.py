@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from wassertight.cli.running import read_settings
+from wassertight.cli.configuration import keep_configuration
+from wassertight.cli.dry_run import preview_training
+from wassertight.cli.reading import read_settings
+from wassertight.cli.training import Finetune, Training
 from wassertight.errors import DataError, InputError
-from wassertight.files import write_whole
+from wassertight.files import holds, write_whole
 
 _FINETUNING = {
     "epochs": 10, "batch_size": 256, "optimiser": "sgd", "rate": 0.01, "nesterov": True, "schedule": "cosine", "ema": 0.995
@@ -26,37 +29,6 @@ _SECTIONS = {
     "data": {"name", "n", "validation"},
     "evaluation": {"threats", "n", "preset"},
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOrder:
-    """One command line, read."""
-
-    command: str
-    objective: str | None
-    threat: str | None
-    model: str | None
-    data: str | None
-    recipe: Path | None
-    epochs: int | None
-    batch_size: int | None
-    rate: float | None
-    settings: tuple[str, ...]
-    training: tuple[str, ...]
-    n: int | None
-    validation: int | None
-    device: str
-    seed: int | None
-    run_dir: Path | None
-    evaluate: bool
-    evaluate_threats: tuple[str, ...]
-    evaluate_n: int | None
-    certificate: str
-    preset: str | None
-    as_json: bool
-    quiet: bool
-    perturb: float = 0.0
-    reset_last_layer: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +79,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_job(order: TrainingOrder) -> Job:
+def read_job(order: Training) -> Job:
     """Flags over recipe over defaults.
 
     Raises:
@@ -115,7 +87,7 @@ def read_job(order: TrainingOrder) -> Job:
     """
     recipe = read_recipe(order.recipe) if order.recipe is not None else {}
     part = {name: recipe.get(name, {}) for name in (*_SECTIONS, "training")}
-    fine = order.command == "finetune"
+    fine = isinstance(order, Finetune)
     objective = order.objective or part["objective"].get("name") or ("w-dro" if fine else "trades")
     flags = {"epochs": order.epochs, "batch_size": order.batch_size, "rate": order.rate, "seed": order.seed}
     training = {
@@ -133,15 +105,16 @@ def read_job(order: TrainingOrder) -> Job:
         command=order.command,
         objective=objective,
         threat=threat,
-        objective_settings={**own, **(read_settings(order.settings) or {})},
+        objective_settings={**own, **(read_settings(order.setting) or {})},
         model=model,
-        perturb=order.perturb or part["model"].get("perturb", 0.0),
-        reset_last_layer=order.reset_last_layer or part["model"].get("reset_last_layer", False),
+        perturb=(order.perturb if isinstance(order, Finetune) else 0.0) or part["model"].get("perturb", 0.0),
+        reset_last_layer=(isinstance(order, Finetune) and order.reset_last_layer)
+        or part["model"].get("reset_last_layer", False),
         data=order.data or part["data"].get("name", "digits"),
         n=order.n or part["data"].get("n"),
         validation=part["data"].get("validation") if order.validation is None else order.validation,
         training=training,
-        evaluation_threats=order.evaluate_threats or tuple(part["evaluation"].get("threats", ())) or around(threat),
+        evaluation_threats=tuple(order.evaluate_threat or part["evaluation"].get("threats", ()) or around(threat)),
         evaluation_n=order.evaluate_n if order.evaluate_n is not None else part["evaluation"].get("n", 200),
         preset=order.preset or part["evaluation"].get("preset"),
         certificate=order.certificate,
@@ -160,10 +133,11 @@ def around(threat: str | None) -> tuple[str, ...]:
     return (ball, f"W1-{ball}", f"W2-{ball}")
 
 
-def carry_out(order: TrainingOrder) -> int:
+def carry_out(order: Training) -> int:
     """Train, evaluate start and end, save, show."""
     job = read_job(order)
     from wassertight.data import load_data
+    from wassertight.evaluation.plan import fingerprint_model
     from wassertight.models import load_model, new_model, save_network
     from wassertight.threats import threat
     from wassertight.training import cheap_attack, make_objective, perturb_once, reset_last_layer, train
@@ -189,12 +163,31 @@ def carry_out(order: TrainingOrder) -> int:
         perturb_once(model, job.perturb, seed=settings.seed)
     if job.reset_last_layer:
         reset_last_layer(model, seed=settings.seed)
+    start_file = directory / "start.json"
+    begun = {
+        "start": job.model, "start_weights": fingerprint_model(before), "perturb": job.perturb,
+        "reset_last_layer": job.reset_last_layer,
+    }  # fmt: skip
+    known = holds(start_file, begun, "a training run from another start")
+    x, y = data.x, data.y
+    keep_configuration(order)
+    if order.dry_run:
+        facts = {
+            "command": job.command, "objective": job.objective, "threat": job.threat, "start": job.model,
+            "data": f"{len(kept)} images of {job.data}, {count} more for validation",
+            "evaluation": list(job.evaluation_threats) if order.evaluate else None,
+        }  # fmt: skip
+        after = _plan(model, job, order, settings.seed) if order.evaluate else None
+        pair = (x[kept], y[kept])
+        return preview_training(facts, model, pair, objective, settings, after, directory, as_json=order.as_json)
     if not order.quiet:
         print(
             f"{job.command}: {job.objective} on {job.data}, {len(kept)} images, {count} for validation, in {directory}",
             file=sys.stderr,
         )
-    x, y = data.x, data.y
+    if not known and not (directory / "training.json").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_whole(start_file, (json.dumps(begun, indent=1) + "\n").encode())
     trained = train(
         model, (x[kept], y[kept]), objective, settings,
         validate=cheap_attack(x[apart], y[apart], ball) if count else None,
@@ -235,23 +228,27 @@ def settings_of(values: Mapping[str, Any]) -> Any:
     return Settings(**plain)
 
 
-def _evaluated(
-    model: Any, name: str, job: Job, order: TrainingOrder, directory: Path, seed: int
-) -> list[dict[str, Any]]:
-    from wassertight.data import load_data
-    from wassertight.evaluation import benchmark
+def _evaluated(model: Any, name: str, job: Job, order: Training, directory: Path, seed: int) -> list[dict[str, Any]]:
+    from wassertight.evaluation import execute
 
-    report = benchmark(
-        model.eval(), load_data(job.data, n=job.evaluation_n or None), list(job.evaluation_threats),
-        attack="wda++", certificate=None if job.certificate == "none" else job.certificate, preset=job.preset,
-        seed=seed, device="cpu" if order.device == "cpu" else "auto", skip_unsupported=True,
-        run_dir=directory / f"evaluation-{name}", progress=not (order.quiet or order.as_json),
-        model_name=name, data_name=job.data,
-    )  # fmt: skip
+    plan = _plan(model.eval(), job, order, seed, name)
+    report = execute(plan, run_dir=directory / f"evaluation-{name}", progress=not (order.quiet or order.as_json))
     return [json.loads(result.model_dump_json()) for result in report.results]
 
 
-def _show(result: Mapping[str, Any], order: TrainingOrder, directory: Path) -> None:
+def _plan(model: Any, job: Job, order: Training, seed: int, name: str = "start") -> Any:
+    from wassertight.data import load_data
+    from wassertight.evaluation import make_plan
+
+    return make_plan(
+        model, load_data(job.data, n=job.evaluation_n or None), list(job.evaluation_threats),
+        attack="wda++", certificate=None if job.certificate == "none" else job.certificate, preset=job.preset,
+        seed=seed, device="cpu" if order.device == "cpu" else "auto", skip_unsupported=True,
+        model_name=name, data_name=job.data,
+    )  # fmt: skip
+
+
+def _show(result: Mapping[str, Any], order: Training, directory: Path) -> None:
     if order.as_json:
         print(json.dumps(result))
         return

@@ -36,27 +36,39 @@ class Store:
 
     path: Path | None
 
+    def holds(self, configuration: Mapping[str, Any]) -> bool:
+        """Whether the directory already holds this run; False where it is free. Writes nothing.
+
+        Raises:
+            RunDirectoryError: a run of another configuration (naming what differs), or something that is not a run.
+        """
+        if self.path is None:
+            return False
+        if holds(self.path / "config.json", configuration, "a run of another configuration"):
+            return True
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunDirectoryError(
+                f"{self.path} exists and is not a run directory (no config.json); give an empty or a new one"
+            )
+        return False
+
     def claim(self, configuration: Mapping[str, Any]) -> None:
         """Take the directory for a configuration: new, or the same one resumed.
 
         Raises:
-            RunDirectoryError: if it holds a run of another configuration (naming what differs), something that is
-                not a run, or cannot be written. Nothing is overwritten.
+            RunDirectoryError: as `holds`, or a directory that cannot be written. Nothing is overwritten.
         """
-        if self.path is None:
-            return
-        file = self.path / "config.json"
-        if holds(file, configuration, "a run of another configuration"):
-            return
         try:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise RunDirectoryError(
-                    f"{self.path} exists and is not a run directory (no config.json); give an empty or a new one"
-                )
+            if self.path is None or self.holds(configuration):
+                return
             (self.path / "units").mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(configuration, indent=1).encode())
+            write_whole(self.path / "config.json", json.dumps(configuration, indent=1).encode())
         except OSError as error:
             raise RunDirectoryError(f"cannot write the run directory {self.path}: {error}") from error
+
+    def holds_unit(self, key: str) -> bool:
+        """Whether a unit is stored."""
+        return self.path is not None and self._unit(key).exists()
 
     def load(self, key: str) -> Outcome | None:
         """A finished unit, or None where it is missing or unreadable (it is then done again)."""
