@@ -22,7 +22,7 @@ def test_method_tables_are_up_to_date() -> None:
         assert module.updated(text) == text, f"{name}: run tools/method_table.py"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/training.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/training.md", "docs/estimator.md"])
 def test_python_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All python blocks of a page, in order, in one namespace; fewer samples so that they take seconds."""
     monkeypatch.chdir(tmp_path)

@@ -40,27 +40,33 @@ def test_finetune_from_the_embedded_network(tmp_path: Path, capsys: pytest.Captu
     assert load_model(str(tmp_path / "network.json")).declaration is not None
 
 
+def test_a_run_directory_belongs_to_one_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["finetune", "-O", "pgd", "-t", "Linf@0.05", *FLAGS, "--no-evaluate", "--run-dir", str(tmp_path / "a")]
+    assert run([*command, "-m", "digits-mlp"]) == 0
+    weights = (tmp_path / "a" / "last.safetensors").read_bytes()
+    for other in (["-m", "digits-mlp-robust"], ["-m", "digits-mlp", "--perturb", "0.02"]):
+        for dry in ([], ["--dry-run"]):
+            assert run([*command, *other, *dry]) == 2
+            assert "a training run from another start" in capsys.readouterr().err
+    assert (tmp_path / "a" / "last.safetensors").read_bytes() == weights
+    assert run([*command, "-m", "digits-mlp"]) == 0
+
+
 def test_recipes_are_readable_and_build(tmp_path: Path) -> None:
-    from wassertight.cli.training_run import TrainingOrder, read_job, settings_of
+    from wassertight.cli.training import Finetune, Train
+    from wassertight.cli.training_run import read_job, settings_of
     from wassertight.models import list_architectures
     from wassertight.threats import threat
     from wassertight.training import make_objective
 
     recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
     assert len(recipes) >= 10
-    blank = {name: None for name in ("objective", "threat", "model", "data", "epochs", "batch_size", "rate", "n", "validation",
-                                     "seed", "run_dir", "evaluate_n", "preset")}  # fmt: skip
     for recipe in recipes:
-        command = "finetune" if recipe.stem.startswith("finetune") else "train"
-        job = read_job(
-            TrainingOrder(
-                command=command, recipe=recipe, settings=(), training=(), device="cpu", evaluate=True, evaluate_threats=(),
-                certificate="none", as_json=False, quiet=True, **{**blank, "model": "x" if command == "finetune" else None},
-            )
-        )  # fmt: skip
+        fine = recipe.stem.startswith("finetune")
+        job = read_job(Finetune(recipe=recipe, model="x") if fine else Train(recipe=recipe))
         settings_of(job.training)
         make_objective(job.objective, None if job.threat is None else threat(job.threat), job.objective_settings)
-        assert command == "finetune" or job.model in list_architectures(), recipe
+        assert fine or job.model in list_architectures(), recipe
 
 
 def test_errors_teach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +77,7 @@ def test_errors_teach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["train", "-O", "trade", "-t", "Linf@0.1"], "did you mean 'trades'"),
         (["train", "-O", "trades", "-t", "Linf@0.1", "-m", "mnist-cn"], "did you mean 'mnist-cnn'"),
         (["train", "-O", "trades", "-t", "Linf@0.1", "-m", "mnist-cnn"], "takes inputs (1, 28, 28)"),
-        (["train", "-O", "trades", "-t", "Linf@0.1", "--with", "speed=9"], "no training setting 'speed'"),
+        (["train", "-O", "trades", "-t", "Linf@0.1", "--with", "speed=9"], "no training setting 'speed'; did you mean"),
         (["train", "--recipe", str(bad)], "unknown 'training' ['epoch']"),
         (["finetune", "-t", "Linf@0.1"], "finetune needs --model"),
     ):

@@ -7,7 +7,7 @@ import json
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import typer
 
@@ -18,14 +18,18 @@ from wassertight.files import write_whole
 _NOT_OF_THE_RUN = ("config", "save-config", "dry-run", "json", "quiet", "help")
 
 
+@no_type_check  # typer hands over a context that is not of the class by which it finds this parameter
 def read_configuration(context: typer.Context, path: Path | None) -> Path | None:
+    """The callback of --config."""
+    return path if path is None or context.resilient_parsing else _take_defaults(context, path)
+
+
+def _take_defaults(context: Any, path: Path) -> Path:
     """Take a file's values as defaults of the command, so that the command line wins; called before other options.
 
     Raises:
         DataError: a file that is not readable TOML, is of another command, or has keys that are no options.
     """
-    if path is None or context.resilient_parsing:
-        return path
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

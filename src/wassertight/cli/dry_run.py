@@ -60,6 +60,7 @@ def preview_training(
     if there:
         step = ((read_checkpoint(directory) or {}).get("at") or {"step": 0})["step"]
     state = f"step {step} of {steps} is stored; the same command goes on from there" if there else "new"
+    state = "finished: the same command shows it again" if step == steps else state
     tried, context = copy.deepcopy(model).train(), Context(samples=len(x), craft_mode=settings.craft_mode)
     objective.prepare(tried, x[:2048], y[:2048], context)
     counter, begun = PassCounter(tried), time.perf_counter()

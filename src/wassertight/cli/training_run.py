@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import json
 import math
@@ -223,7 +224,8 @@ def settings_of(values: Mapping[str, Any]) -> Any:
     known = {item.name for item in fields(Settings)}
     for key in values:
         if key not in known:
-            raise InputError(f"no training setting {key!r}; there are: {', '.join(sorted(known))}")
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise InputError(f"no training setting {key!r}; did you mean {near!r}? Allowed: {', '.join(sorted(known))}")
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Settings(**plain)
 
