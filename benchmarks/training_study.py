@@ -4,6 +4,7 @@ python benchmarks/training_study.py mnist --data path/to/mnist.npz --seeds 0 1 2
 python benchmarks/training_study.py cifar --data path/to/cifar10_subset.npz --seeds 0
 python benchmarks/training_study.py digits --seeds 0 1 2          # the smoke protocol, minutes
 python benchmarks/training_study.py finetune-mnist --data mnist.npz --manifest manifest.json
+python benchmarks/training_study.py certify mnist --data path/to/mnist.npz   # proved curves of what was trained
 python benchmarks/training_study.py table mnist
 
 A record that exists is not made again, a training that was killed resumes from its checkpoint, so the command may be
@@ -22,15 +23,19 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wassertight.attacks import MinimumNorm
+from wassertight.certificates import LinearPropagation
 from wassertight.data import load_data
 from wassertight.models import load_model, new_model
 from wassertight.threats import PointwiseBall, threat
 from wassertight.training import Settings, cheap_attack, make_objective, perturb_once, train
 from wassertight.training.batches import held_out
+from wassertight.transport import FlipDistances
 
 RECORDS = Path(__file__).parent / "records" / "training"
 OBJECTIVES: dict[str, tuple[str, str, float, dict[str, Any]]] = {
@@ -117,8 +122,6 @@ def one(name: str, label: str, seed: int, given: argparse.Namespace) -> None:
         model, (data.x[kept], data.y[kept]), objective, Settings(**values), validate=validate,
         run_dir=given.runs / stem, device="cpu", progress=not given.quiet,
     )  # fmt: skip
-    from safetensors.torch import load_file
-
     after = measured(model, test.x, test.y, radius, given.passes)
     model.load_state_dict(load_file(given.runs / stem / "last.safetensors"))
     last = measured(model, test.x, test.y, radius, "quick")
@@ -134,6 +137,38 @@ def one(name: str, label: str, seed: int, given: argparse.Namespace) -> None:
     print(
         stem, {k: round(v, 3) for k, v in after.items() if isinstance(v, float)}, f"{trained.seconds:.0f} s", flush=True
     )
+
+
+def certify(name: str, given: argparse.Namespace, n: int = 100) -> None:
+    """Add CROWN's proved accuracies on the first test images to every record whose weights are still there."""
+    protocol = PROTOCOLS[name]
+    test = load_data(protocol.get("data") or given.data, n=n)
+    for file in sorted(given.records.glob(f"{name}-*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        weights = given.runs / file.stem / "best.safetensors"
+        if record["protocol"] != name or "certified" in record or not weights.exists():
+            continue
+        model = start_of(protocol, given.manifest, record["seed"])
+        model.load_state_dict(load_file(weights))
+        radius = record["radius"]
+        found = LinearPropagation()(model, test.x, test.y, PointwiseBall(radius=radius, r=math.inf)).radii  # type: ignore[arg-type]
+        attacked = FlipDistances.attacked(torch.tensor(record["best"]["distances"][: len(test.y)], dtype=torch.float64))
+        if bool((found.values > attacked.values + 1e-5).any()):  # the record keeps six digits
+            raise RuntimeError(f"{file.stem}: a certificate is beaten by an attack")
+        rows = {
+            f"W{p:g}@{factor:g}": [found.accuracy(p, factor * radius), attacked.accuracy(p, factor * radius)]
+            for p in (1.0, 2.0, math.inf) for factor in (0.25, 0.5, 1)
+        }  # fmt: skip
+        record["certified"] = {"n": len(test.y), "method": "crown", "mean radius": float(found.values.mean()), **rows}
+        file.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        print(
+            file.stem,
+            {
+                key: value if isinstance(value, (int, str)) else np.round(value, 3).tolist()
+                for key, value in record["certified"].items()
+            },
+            flush=True,
+        )
 
 
 def table(name: str, records: Path) -> None:
@@ -160,8 +195,8 @@ def table(name: str, records: Path) -> None:
 def main() -> None:
     """Everything that is missing, seed by seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=[*PROTOCOLS, "table"])
-    parser.add_argument("which", nargs="?", choices=list(PROTOCOLS), help="of `table`")
+    parser.add_argument("protocol", choices=[*PROTOCOLS, "certify", "table"])
+    parser.add_argument("which", nargs="?", choices=list(PROTOCOLS), help="of `certify` and `table`")
     parser.add_argument("--data")
     parser.add_argument("--manifest", help="of the networks to fine-tune")
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
@@ -178,6 +213,9 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     if given.protocol == "table":
         table(given.which or "mnist", given.records)
+        return
+    if given.protocol == "certify":
+        certify(given.which or "mnist", given)
         return
     given.passes = int(given.passes) if given.passes.isdigit() else given.passes
     for seed in given.seeds:
