@@ -38,6 +38,7 @@ PUBLIC = {
     "wassertight.report": [
         "bracket_figure", "brackets_table", "claim_table", "flow_figure", "freedoms_table", "heaviest_lines", "radii_figure", "results_table",
         "save_figure", "save_flow_figure", "save_radii_figure", "stored_arrays", "write_page",
+        "Leaderboard", "LeaderboardRow", "read_leaderboard", "write_leaderboard",
     ],
     "wassertight.training": [
         "ARMOR", "AdversarialWeights", "Context", "Crafted", "Knapsack", "MART", "NoiseTraining", "Objective", "Outer",
