@@ -16,6 +16,7 @@ PUBLIC = {
         "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "ARMOR", "Penalty", "Reweighting", "Attack", "AttackResult", "AutoAttack",
         "BisectedAPGD", "DeepFool", "DualProjection", "ExpectedLoss", "Found", "FrankWolfe", "LossResult", "MinimumNorm", "Problem",
         "SinkhornPGD", "SmoothedFrankWolfe", "SmoothedResult", "Square", "Support", "TransportDistance", "WDAPlusPlus", "compare_supports", "conclude",
+        "Foreign", "as_foolbox", "as_torchattacks",
     ],
     "wassertight.certificates": [
         "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "ConeAudit", "CrownIBP",
