@@ -71,7 +71,12 @@ BoundsText: TypeAlias = Annotated[
 AttackName: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--attack", "--method", "-a", help="A name from 'wassertight list methods'.", rich_help_panel=_METHODS
+        "--attack",
+        "--method",
+        "-a",
+        help="A name from 'wassertight list methods', or another library's attack: foolbox:LinfPGD, torchattacks:APGD, "
+        "autoattack:standard.",
+        rich_help_panel=_METHODS,
     ),
 ]
 CertificateName: TypeAlias = Annotated[

@@ -202,10 +202,11 @@ def find_method(kind: Literal["attack", "certificate"], name: str) -> Method:
     >>> find_method("attack", "w-pgd").reference
     '2306.09844'
     """
-    for entry in _FOREIGN if kind == "attack" else ():
+    foreign = _FOREIGN if kind == "attack" else ()
+    for entry in foreign:
         if name.partition(":")[0] == entry.name.partition(":")[0] and ":" in name:
             return replace(entry, name=name, preset={"attack": name})
-    known = {method.name: method for method in (_ATTACKS if kind == "attack" else _CERTIFICATES)}
+    known = {method.name: method for method in ((*_ATTACKS, *foreign) if kind == "attack" else _CERTIFICATES)}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise InputError(f"unknown {kind} {name!r}; did you mean {near!r}? Allowed: {', '.join(known)}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
@@ -27,7 +27,7 @@ from wassertight.attacks.incumbent import Incumbent, pull_back
 from wassertight.attacks.minimum_norm.search import farthest, nearest_flips, within_rounding
 from wassertight.geometry import project_box
 from wassertight.queries import ModelQueries
-from wassertight.threats import ThreatModel
+from wassertight.threats import ThreatModel, moves_alone
 from wassertight.types import InputError, ThreatError, WassertightError
 
 _RATIO, _GRID, _FIRST = 2**0.25, 40, 20
@@ -83,12 +83,12 @@ class Foreign(Attack):
 
     def find(self, problem: Problem) -> Found:
         """The nearest flips the other library finds."""
-        norms, threat = self._called().norms, problem.threat
+        norms, threat = self._called().norms, moves_alone(problem.threat)
         if norms and threat.r not in norms:
             raise ThreatError(wrong_norm(self.attack, norms, threat.name))
         if threat.bounds is None:
             raise ThreatError(f"{self.attack} needs a box of admissible inputs; give bounds=(low, high)")
-        return nearest_flips(problem, self._search)
+        return nearest_flips(replace(problem, threat=threat), self._search)
 
     def _called(self) -> Called:
         return called(self.attack, self.settings)
