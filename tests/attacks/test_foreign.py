@@ -65,7 +65,7 @@ def known(r: float) -> tuple[Tensor, Tensor]:
 
 CASES = [
     ("foolbox:LinfPGD", {"steps": 10}, "W1-Linf@0.05"), ("foolbox:L2DeepFoolAttack", {}, "W2-L2@0.3"),
-    ("foolbox:LinfDeepFoolAttack", {}, "W3-Linf@0.05"), ("foolbox:SparseL1DescentAttack", {"steps": 10}, "W2-L1@1"),
+    ("foolbox:LinfDeepFoolAttack", {"steps": 10}, "W3-Linf@0.05"), ("foolbox:SparseL1DescentAttack", {"steps": 5}, "W2-L1@1"),
     ("torchattacks:APGD", {"steps": 5}, "W1-L2@0.3"), ("torchattacks:PGDL2", {"steps": 5}, "W2-L2@0.3"),
     ("torchattacks:FAB", {"steps": 3}, "W1-Linf@0.05"),
 ]  # fmt: skip
@@ -273,7 +273,7 @@ def test_forms_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f'"{method.name}"' in shown for method in foreign_methods())
 
 
-@pytest.mark.parametrize("text", ["Linf@0.15", "W1-Linf@0.03", "W2-L2@0.3"])
+@pytest.mark.parametrize("text", ["Linf@0.15", "W2-L2@0.3"])
 def test_ours_as_torchattacks(text: str, torchattacks: Any) -> None:
     model, x, y = digits()
     model.train()

@@ -54,9 +54,12 @@ def leaderboard(
 ) -> int:
     """A page of all finished runs side by side: one row a threat, sorted and filtered in the browser, no server.
 
-    Rows on the same samples under the same threat are ranked by what is proved; rows that failed their audit
-    are marked and never ranked. Beside the page lies leaderboard.json: give it again, with more runs, and both
-    are merged. Of rows that ask the same of the same network with the same settings, the one named later stands.
+    Rows on the same samples under the same threat are ranked by what is
+    proved; rows that failed their audit are marked and never ranked.
+
+    Beside the page lies leaderboard.json: give it again, with more runs,
+    and both are merged. Of rows that ask the same of the same network with
+    the same settings, the one named later stands.
 
     The runs' own pages are copied as they are: take runs from people you trust.
     """
