@@ -16,6 +16,7 @@ PUBLIC = {
         "A3", "APGD", "DDN", "FAB", "FGSM", "FMN", "PDPGD", "PGD", "WDA", "ARMOR", "Penalty", "Reweighting", "Attack", "AttackResult", "AutoAttack",
         "BisectedAPGD", "DeepFool", "DualProjection", "ExpectedLoss", "Found", "FrankWolfe", "LossResult", "MinimumNorm", "Problem",
         "SinkhornPGD", "SmoothedFrankWolfe", "SmoothedResult", "Square", "Support", "TransportDistance", "WDAPlusPlus", "compare_supports", "conclude",
+        "Foreign", "as_foolbox", "as_torchattacks",
     ],
     "wassertight.certificates": [
         "AccuracyCurve", "Auto", "Bracket", "BranchAndBound", "Certificate", "CertificateMethod", "ConeAudit", "CrownIBP",
@@ -38,6 +39,7 @@ PUBLIC = {
     "wassertight.report": [
         "bracket_figure", "brackets_table", "claim_table", "flow_figure", "freedoms_table", "heaviest_lines", "radii_figure", "results_table",
         "save_figure", "save_flow_figure", "save_radii_figure", "stored_arrays", "write_page",
+        "Leaderboard", "LeaderboardRow", "read_leaderboard", "write_leaderboard",
     ],
     "wassertight.training": [
         "ARMOR", "AdversarialWeights", "Context", "Crafted", "Knapsack", "MART", "NoiseTraining", "Objective", "Outer",

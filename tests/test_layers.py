@@ -21,13 +21,14 @@ ALLOWED = {
     "queries": BASE | {"inputs"},
     "records": BASE,
     "files": BASE,
+    "packages": BASE,
     "geometry": BASE,
     "losses": BASE,
     "models": BASE | {"files"},
     "data": BASE,
     "transport": BASE | {"geometry"},
     "threats": BASE | {"transport", "geometry"},
-    "attacks": BASE | INPUT | {"threats", "transport", "geometry", "losses"},
+    "attacks": BASE | INPUT | {"threats", "transport", "geometry", "losses", "packages"},
     "certificates": BASE | INPUT | {"threats", "transport", "geometry", "losses"},
     "evaluation": BASE
     | INPUT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wassertight.evaluation import attack_methods, certificate_methods, study_methods
+from wassertight.evaluation import attack_methods, certificate_methods, foreign_methods, study_methods
 from wassertight.geometry import norm_name
 from wassertight.training import objective_entries
 
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- methods: made by tools/method_table.py -->\n", "<!-- end of m
 def table() -> str:
     """The Markdown table."""
     rows = ["| method | kind | ground norms | orders | source (arXiv) | what it does |", "|---|---|---|---|---|---|"]
-    for method in (*attack_methods(), *certificate_methods(), *study_methods()):
+    for method in (*attack_methods(), *foreign_methods(), *certificate_methods(), *study_methods()):
         norms = " ".join(norm_name(r) for r in method.norms)
         rows.append(
             f"| `{method.name}` | {method.kind} | {norms} | {method.orders} | {method.reference} | {method.description} |"

@@ -120,6 +120,10 @@ class ModelQueries:
             parts = [self._run(part) for part in torch.split(x, self._size(x))]
         return _joined(parts).to(x.device)
 
+    def answer(self, x: Tensor) -> Tensor:
+        """Logits (n, k) with whatever gradient the caller's graph asks for; the forward passes are counted."""
+        return self._run(x)
+
     def clean_logits(self, x: Tensor, y: Tensor) -> Tensor:
         """Logits of unperturbed inputs; NaN there, or labels without a logit, are the caller's to mend."""
         logits = self.logits(x)

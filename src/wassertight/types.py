@@ -25,6 +25,9 @@ from wassertight.errors import (
     ModelError as ModelError,
 )
 from wassertight.errors import (
+    PackageError as PackageError,
+)
+from wassertight.errors import (
     RunDirectoryError as RunDirectoryError,
 )
 from wassertight.errors import (

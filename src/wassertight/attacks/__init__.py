@@ -8,6 +8,7 @@ from wassertight.attacks.bisected import BisectedAPGD
 from wassertight.attacks.ensemble import AutoAttack
 from wassertight.attacks.expected_loss import ExpectedLoss, LossResult
 from wassertight.attacks.fgsm import FGSM
+from wassertight.attacks.foreign import Foreign, as_foolbox, as_torchattacks
 from wassertight.attacks.image import (
     DualProjection,
     FrankWolfe,
@@ -43,6 +44,7 @@ __all__ = [
     "DeepFool",
     "DualProjection",
     "ExpectedLoss",
+    "Foreign",
     "Found",
     "FrankWolfe",
     "LossResult",
@@ -57,6 +59,8 @@ __all__ = [
     "Support",
     "TransportDistance",
     "WDAPlusPlus",
+    "as_foolbox",
+    "as_torchattacks",
     "compare_supports",
     "conclude",
 ]

@@ -141,7 +141,8 @@ class Attack(Protocol):
     """An attack holds only its knobs; the radius lives in the threat. A class that inherits has its call for free.
 
     `separable` attacks treat samples one by one, so that they may be run in chunks and resumed; the others couple
-    the samples of a call. `uses_radius` says whether the points found depend on the threat's radius.
+    the samples of a call. `uses_radius` says whether the points found depend on the threat's radius, or, where
+    it is a function, under which threats they do.
     """
 
     name: ClassVar[str]

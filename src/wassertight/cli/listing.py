@@ -75,9 +75,10 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         from wassertight.training import objective_entries
 
         return columns, [_method(entry) for entry in objective_entries()]
-    from wassertight.evaluation import attack_methods, certificate_methods, study_methods
+    from wassertight.evaluation import attack_methods, certificate_methods, foreign_methods, study_methods
 
-    return columns, [_method(method) for method in (*attack_methods(), *certificate_methods(), *study_methods())]
+    methods = (*attack_methods(), *foreign_methods(), *certificate_methods(), *study_methods())
+    return columns, [_method(method) for method in methods]
 
 
 def _method(method: Any) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from wassertight.cli import completing
 from wassertight.cli import options as opt
 from wassertight.cli.commands import attack, certify, evaluate
 from wassertight.cli.doctor import doctor
+from wassertight.cli.reporting import leaderboard, report
 from wassertight.cli.studies import lipschitz, loss, supports
 from wassertight.cli.training import finetune, train
 from wassertight.errors import AuditError, WassertightError
@@ -103,18 +103,15 @@ app.command(
 )(finetune)
 
 
-@app.command(epilog=_examples("wassertight report runs/demo", "wassertight report runs/demo --json | jq .results"))
-def report(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Directories of finished runs.")],
-    as_json: opt.Json = False,
-) -> int:
-    """Show finished runs again: table, figure and page, from their records alone.
-
-    With --json one run prints its record, several print one object {"runs": [...]}.
-    """
-    from wassertight.cli.reporting import show_again
-
-    return show_again(run_dirs, as_json=as_json)
+app.command(epilog=_examples("wassertight report runs/demo", "wassertight report runs/demo --json | jq .results"))(
+    report
+)
+app.command(
+    epilog=_examples(
+        "wassertight leaderboard runs/",
+        "wassertight leaderboard old/leaderboard.json runs/ -o site/ --title 'Our networks'",
+    )
+)(leaderboard)
 
 
 @app.command("list", epilog=_examples("wassertight list methods", "wassertight list models --json"))

@@ -85,7 +85,8 @@ AttackName: TypeAlias = Annotated[
         "--method",
         "-a",
         autocompletion=completing.attacks,
-        help="A name from 'wassertight list methods'.",
+        help="A name from 'wassertight list methods', or another library's attack: foolbox:LinfPGD, torchattacks:APGD, "
+        "autoattack:standard.",
         rich_help_panel=METHODS,
     ),
 ]

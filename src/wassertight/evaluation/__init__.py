@@ -6,7 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wassertight.evaluation.catalogue import attack_methods, certificate_methods, find_method, study_methods
+    from wassertight.evaluation.catalogue import (
+        attack_methods,
+        certificate_methods,
+        find_method,
+        foreign_methods,
+        study_methods,
+    )
     from wassertight.evaluation.claims import check_claim
     from wassertight.evaluation.losses import LossBracket, attack_loss, bracket_loss, split_row
     from wassertight.evaluation.method import Method
@@ -27,6 +33,7 @@ _HOMES = {
     "check_claim": "claims",
     "execute": "run",
     "find_method": "catalogue",
+    "foreign_methods": "catalogue",
     "make_plan": "plan",
     "split_row": "losses",
     "study_methods": "catalogue",
@@ -45,6 +52,7 @@ __all__ = [
     "check_claim",
     "execute",
     "find_method",
+    "foreign_methods",
     "make_plan",
     "split_row",
     "study_methods",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import Any, Literal
 
 from wassertight.errors import InputError
@@ -146,6 +147,25 @@ _STUDIES = tuple(
 )  # fmt: skip
 
 
+_FOREIGN = tuple(
+    _attack(f"{library}:<{what}>", "Foreign", description, reference, foreign=True)
+    for library, what, reference, description in (
+        ("foolbox", "attack", "1707.04131", "any attack of Foolbox, for example foolbox:L2DeepFoolAttack, in our knapsack"),
+        ("torchattacks", "attack", "2010.01950", "any attack of torchattacks, for example torchattacks:APGD, in our knapsack"),
+        ("autoattack", "version", "2003.01690", "the authors' AutoAttack (standard, plus, rand, custom) in our knapsack"),
+    )
+)  # fmt: skip
+
+
+def foreign_methods() -> tuple[Method, ...]:
+    """Attacks of other libraries: the form of their names.
+
+    >>> [method.name for method in foreign_methods()]
+    ['foolbox:<attack>', 'torchattacks:<attack>', 'autoattack:<version>']
+    """
+    return _FOREIGN
+
+
 def study_methods() -> tuple[Method, ...]:
     """Studies with a command of their own.
 
@@ -182,7 +202,11 @@ def find_method(kind: Literal["attack", "certificate"], name: str) -> Method:
     >>> find_method("attack", "w-pgd").reference
     '2306.09844'
     """
-    known = {method.name: method for method in (_ATTACKS if kind == "attack" else _CERTIFICATES)}
+    foreign = _FOREIGN if kind == "attack" else ()
+    for entry in foreign:
+        if name.partition(":")[0] == entry.name.partition(":")[0] and ":" in name:
+            return replace(entry, name=name, preset={"attack": name})
+    known = {method.name: method for method in ((*_ATTACKS, *foreign) if kind == "attack" else _CERTIFICATES)}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise InputError(f"unknown {kind} {name!r}; did you mean {near!r}? Allowed: {', '.join(known)}")

@@ -31,6 +31,7 @@ class Method:
             "re-weighting": threats such as KL+Linf@0.1,8/255 only (all others take those too).
         images: whether it is for light moving inside images (image-W1@0.1) instead of balls of a norm.
         smoothed: whether it attacks smoothed classifiers, whose noise it has to be given.
+        foreign: whether it is an attack of another library, which checks the settings it is handed.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Method:
     orders: str = _ANY_ORDER
     images: bool = False
     smoothed: bool = False
+    foreign: bool = False
 
     def build(self, options: Mapping[str, Any] | None = None) -> Any:
         """The method with its preset and the caller's settings.
@@ -53,6 +55,10 @@ class Method:
         module, _, attribute = self.target.partition(":")
         built = getattr(importlib.import_module(module), attribute)
         allowed = [item.name for item in fields(built)]
+        if self.foreign:
+            rest = dict(options or {})
+            own = {key: rest.pop(key) for key in ("rounds", "halvings") if key in rest}
+            return built(**self.preset, **own, settings=rest)
         for key in options or {}:
             if key not in allowed:
                 raise InputError(

@@ -86,15 +86,28 @@ class Plan:
         if method is None:
             return
         separable = bool(getattr(method, "separable", kind == "certificate"))
-        shared = kind == "certificate" or (separable and not getattr(method, "uses_radius", True))
-        alone = {identity(one): one for one in (self.target(kind, threat) for threat in self.threats)}
-        targets = [shared_threat(self.threats, r) for r in self.norms] if shared else list(alone.values())
+        rule = getattr(method, "uses_radius", True)
+        alone: dict[Any, ThreatModel] = {}
+        shared: dict[float, ThreatModel] = {}
+        for threat in self.threats:
+            one = self.target(kind, threat)
+            if kind == "certificate" or (separable and not (rule(one) if callable(rule) else rule)):
+                shared[threat.r] = (
+                    shared.get(threat.r, one) if callable(rule) else shared_threat(self.threats, threat.r)
+                )
+            else:
+                alone[identity(one)] = one
         size = self.batch_size if separable else len(self.x)
         size = min(size, _CERTIFICATE_UNIT) if kind == "certificate" else size
-        for threat in targets:
+        for threat, for_all in (*((one, False) for one in alone.values()), *((one, True) for one in shared.values())):
             for start in range(0, len(self.x), size):
                 unit = Unit(
-                    kind=kind, threat=threat, shared=shared, start=start, stop=min(start + size, len(self.x)), seed=0
+                    kind=kind,
+                    threat=threat,
+                    shared=for_all,
+                    start=start,
+                    stop=min(start + size, len(self.x)),
+                    seed=0,
                 )
                 yield dataclasses.replace(unit, seed=derived_seed(self.seed, unit.key))
 
