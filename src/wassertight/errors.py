@@ -19,6 +19,10 @@ class ModelError(WassertightError, ValueError):
     """The model cannot be loaded, or returned something that is not one row of finite logits a sample."""
 
 
+class PackageError(WassertightError, ImportError):
+    """An optional package that is absent or broken; names it and the command that installs it."""
+
+
 class DataError(InputError):
     """A data file that is missing, truncated or not of the documented form."""
 
@@ -37,6 +41,10 @@ class AuditError(WassertightError):
 
 class BoxNotice(UserWarning):
     """Inputs were outside the box by no more than the tolerance and have been clipped."""
+
+
+class ModelNotice(UserWarning):
+    """A model from elsewhere was loaded, and something about it had to be assumed; says what."""
 
 
 class TrainingError(WassertightError):

@@ -11,23 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from wassertight.certificates.propagation.attention import batch_first_attention
-from wassertight.types import Model, UnsupportedLayerError
+from wassertight.types import Model, UnsupportedLayerError, logits_of
 
 
 class _Function(nn.Module):
-    """A plain callable as a module."""
+    """A plain callable, or a model that wraps its logits, as a module that returns logits."""
 
     def __init__(self, function: Model) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.function(z)
+        logits: Tensor = logits_of(self.function(z))
+        return logits
 
 
 def record_model(model: Model, examples: Tensor) -> Any:
     """The exported program of a model on examples."""
-    module = model if isinstance(model, nn.Module) else _Function(model)
+    with torch.no_grad():
+        plain = isinstance(model, nn.Module) and isinstance(model(examples), Tensor)
+    module = model if plain else _Function(model)
     chatter = logging.getLogger("torch")
     level = chatter.level
     try:
@@ -65,7 +68,7 @@ def place_of(recorded: Any) -> str:
     where, kind = "", ""
     if stack:
         path, cls = stack[-1][0], stack[-1][1]
-        path = str(path).removeprefix("L['self'].").removeprefix("L['self']")
+        path = str(path).removeprefix("L['self'].").removeprefix("L['self']").removeprefix("function.")
         where, kind = path, str(cls).rsplit(".", 1)[-1].rstrip("'>")
     return f"{word_of(recorded.target)} ({recorded.name}" + (
         f", in layer {where or 'the model'}, {kind})" if kind else ")"
