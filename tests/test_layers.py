@@ -21,17 +21,18 @@ ALLOWED = {
     "queries": BASE | {"inputs"},
     "records": BASE,
     "files": BASE,
+    "packages": BASE,
     "geometry": BASE,
     "losses": BASE,
-    "models": BASE | {"files"},
-    "data": BASE,
+    "models": BASE | {"files", "packages"},
+    "data": BASE | {"packages"},
     "transport": BASE | {"geometry"},
     "threats": BASE | {"transport", "geometry"},
     "attacks": BASE | INPUT | {"threats", "transport", "geometry", "losses"},
     "certificates": BASE | INPUT | {"threats", "transport", "geometry", "losses"},
     "evaluation": BASE
     | INPUT
-    | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data", "files"},
+    | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data", "files", "packages"},
     "training": BASE | INPUT | {"attacks", "threats", "transport", "geometry", "losses", "files"},
     "report": {"records", "errors"},
     # `loss` and `supports` are studies of attacks alone, without a run directory: they call them directly.

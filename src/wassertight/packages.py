@@ -8,7 +8,13 @@ from types import ModuleType
 
 from wassertight.errors import PackageError
 
-_ALSO = {"timm": "timm torchvision", "robustbench": "robustbench timm torchvision", "PIL": "pillow"}
+_ALSO = {
+    "timm": "timm torchvision",
+    "robustbench": "robustbench timm torchvision",
+    "PIL": "pillow",
+    "autoattack": "git+https://github.com/fra31/auto-attack",  # not on PyPI
+    "pkg_resources": "'setuptools<81'",
+}
 
 
 def optional_package(name: str, purpose: str) -> ModuleType:
@@ -35,8 +41,9 @@ def optional_package(name: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == package:
             raise PackageError(f"{purpose} needs the package {package!r}: {command}") from error
+        missing = _ALSO.get(error.name or "", error.name)
         raise PackageError(
-            f"{purpose} needs the package {package!r}, whose import fails for want of {error.name!r}: {command}"
+            f"{purpose} needs the package {package!r}, whose import fails for want of {error.name!r}: pip install {missing}"
         ) from error
     except Exception as error:  # a binary built for another torch raises whatever it likes
         raise PackageError(

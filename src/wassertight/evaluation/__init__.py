@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wassertight.evaluation.method import Method
     from wassertight.evaluation.plan import Plan, make_plan
     from wassertight.evaluation.result import Report
+    from wassertight.evaluation.robustbench import robustbench_benchmark
     from wassertight.evaluation.run import benchmark, execute
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "execute": "run",
     "find_method": "catalogue",
     "make_plan": "plan",
+    "robustbench_benchmark": "robustbench",
     "split_row": "losses",
     "study_methods": "catalogue",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "execute",
     "find_method",
     "make_plan",
+    "robustbench_benchmark",
     "split_row",
     "study_methods",
 ]

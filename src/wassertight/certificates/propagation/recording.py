@@ -28,9 +28,7 @@ class _Function(nn.Module):
 
 def record_model(model: Model, examples: Tensor) -> Any:
     """The exported program of a model on examples."""
-    with torch.no_grad():
-        plain = isinstance(model, nn.Module) and isinstance(model(examples), Tensor)
-    module = model if plain else _Function(model)
+    module = model if isinstance(model, nn.Module) and _plain(model, examples) else _Function(model)
     chatter = logging.getLogger("torch")
     level = chatter.level
     try:
@@ -48,6 +46,12 @@ def record_model(model: Model, examples: Tensor) -> Any:
         ) from error
     finally:
         chatter.setLevel(level)
+
+
+def _plain(model: nn.Module, examples: Tensor) -> bool:
+    """Whether it returns a tensor, not an object that wraps its logits."""
+    with torch.no_grad():
+        return isinstance(model(examples), Tensor)
 
 
 def held_constants(program: Any) -> dict[str, Any]:

@@ -94,7 +94,9 @@ def normalisation(processor: Mapping[str, Any], reference: str) -> nn.Module:
     """
     for key in ("do_flip_channel_order", "do_grayscale", "include_top", "do_convert_grayscale", "do_color_quantize"):
         if processor.get(key):
-            raise ModelError(f"hf:{reference}: its image processor's {key!r} is not read; load it in Python and wrap it")
+            raise ModelError(
+                f"hf:{reference}: its image processor's {key!r} is not read; load it in Python and wrap it"
+            )
     scale = 255 * float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 255.0
     offset = 1.0 if processor.get("rescale_offset") else 0.0
     mean, std = [0.0], [1.0]

@@ -104,7 +104,9 @@ class _Builder:
 
     def _step(self, node: Node, outputs: list[str]) -> None:
         if node.word not in HANDLERS:
-            raise node.refuse(f"the operation {node.word!r} is not among those read here: {', '.join(sorted(HANDLERS))}")
+            raise node.refuse(
+                f"the operation {node.word!r} is not among those read here: {', '.join(sorted(HANDLERS))}"
+            )
         found = HANDLERS[node.word](node)
         modules = found if isinstance(found, list) else [found]
         for module, output in zip(modules, outputs, strict=False):
@@ -166,7 +168,9 @@ def load(reference: str) -> LoadedModel:
 def _converted(onnx: Any, model: Any, path: Path) -> tuple[OnnxNetwork, tuple[int, ...], str]:
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     if opset < _OLDEST:
-        raise ModelError(f"{path} uses operator set {opset}; {_OLDEST} or newer is read (onnx.version_converter converts)")
+        raise ModelError(
+            f"{path} uses operator set {opset}; {_OLDEST} or newer is read (onnx.version_converter converts)"
+        )
     graph = model.graph
     known = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in known]

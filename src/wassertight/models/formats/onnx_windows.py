@@ -70,7 +70,7 @@ def max_pool(node: Node) -> nn.Module:
     if len(kernel) != 2 or before != after or node.outputs > 1 or node.attributes.get("storage_order", 0):
         raise node.refuse("only pooling of images with the same padding on both sides and one output is read")
     ceiling = _ceiling(node, kernel, strides, dilations, [2 * pad for pad in before])
-    return nn.MaxPool2d(tuple(kernel), tuple(strides), tuple(before), tuple(dilations), ceil_mode=ceiling)  # type: ignore[arg-type]
+    return nn.MaxPool2d(tuple(kernel), tuple(strides), tuple(before), tuple(dilations), ceil_mode=ceiling)
 
 
 def average_pool(node: Node) -> nn.Module:

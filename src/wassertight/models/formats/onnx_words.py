@@ -14,6 +14,7 @@ from wassertight.models.formats.onnx_nodes import Applied, Concat, Node, Reshape
 from wassertight.models.formats.onnx_windows import average_pool, convolution, global_average_pool, max_pool
 
 Handler = Callable[[Node], "nn.Module | list[nn.Module]"]
+Single = Callable[[Node], nn.Module]
 
 
 def _gemm(node: Node) -> nn.Module:
@@ -40,7 +41,7 @@ def _matmul(node: Node) -> nn.Module:
     return _function(torch.matmul)(node)
 
 
-def _function(function: Callable[..., Tensor]) -> Handler:
+def _function(function: Callable[..., Tensor]) -> Single:
     """A function of all inputs, constants among them."""
 
     def handler(node: Node) -> nn.Module:
@@ -255,7 +256,9 @@ def _split(node: Node) -> list[nn.Module]:
 
 def _pad(node: Node) -> nn.Module:
     pads, value = node.setting("pads", 1), node.setting("value", 2, 0.0)
-    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}.get(node.attributes.get("mode", "constant"))
+    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}.get(
+        node.attributes.get("mode", "constant")
+    )
     axes = node.numbers(3) if node.given(3) else list(range(node.example.ndim))
     before, after = pads[: len(axes)], pads[len(axes) :]
     widths = {axis % node.example.ndim: (b, a) for axis, b, a in zip(axes, before, after, strict=True)}

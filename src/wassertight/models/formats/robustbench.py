@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 
@@ -41,10 +42,16 @@ def load(reference: str) -> LoadedModel:
         known = list(zoo.model_dicts[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(threat), {}))
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-            raise ModelError(f"RobustBench has no model {name!r} for {dataset} and {threat}; nearest: {', '.join(near)}")
+            raise ModelError(
+                f"RobustBench has no model {name!r} for {dataset} and {threat}; nearest: {', '.join(near)}"
+            )
         try:
             with _tensors_only():
                 model = loading.load_model(name, dataset=dataset, threat_model=threat)
+        except pickle.UnpicklingError as error:
+            raise ModelError(
+                f"robustbench:{reference}: its checkpoint holds more than tensors, so it is not opened"
+            ) from error
         except Exception as error:  # downloads, archives and checkpoints fail in many ways
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"robustbench:{reference} cannot be loaded: {type(error).__name__}: {first}") from error
