@@ -198,6 +198,10 @@ def _transpose(node: Node) -> nn.Module:
 def _concat(node: Node) -> nn.Module:
     dims = next(value.ndim for value in node.examples if value is not None)
     fixed = {i: node.constant(i) for i, value in enumerate(node.examples) if value is None}
+    for position, value in fixed.items():
+        if value.ndim != dims or (value != value[:1]).any():
+            raise node.refuse("a constant part that differs from sample to sample")
+        fixed[position] = value[:1]  # one row for every sample of a file with a fixed batch
     return Concat(node.axis(node.attributes["axis"], dims), fixed)
 
 
