@@ -30,15 +30,14 @@ class Wrapped(nn.Module):
 
 def test_an_output_with_logits_is_as_good_as_a_tensor() -> None:
     model = Wrapped()
-    x = torch.rand(6, 4)
+    x = torch.rand(4, 4)
     y = model(x).logits.argmax(1)
-    there, here = (wt.benchmark(m, (x, y), ["Linf@0.05", "W1-L2@0.05"], progress=False) for m in (model, model.inner))
-    for left, right in zip(there.results, here.results, strict=True):
-        assert (left.clean, left.attacked, left.certified) == (right.clean, right.attacked, right.certified)
-        assert left.certified is not None
+    fast: dict[str, Any] = {"progress": False, "attack_options": {"passes": 30}}
+    there, here = (wt.benchmark(m, (x, y), "W1-Linf@0.05", **fast) for m in (model, model.inner))
+    left, right = there.results[0], here.results[0]
+    assert (left.clean, left.attacked, left.certified) == (right.clean, right.attacked, right.certified)
+    assert left.certified is not None
     assert there.ok
-    for attack in ("pgd", "square"):
-        assert wt.benchmark(model, (x, y), "Linf@0.2", attack=attack, certificate="interval", progress=False).ok
 
 
 def test_an_output_without_logits_is_still_refused() -> None:
@@ -92,14 +91,14 @@ class TestHuggingFace:
 
         loaded = wt.load_model(f"hf:{folder}")
         plain = transformers.ViTForImageClassification.from_pretrained(folder).eval()
-        x = torch.rand(3, 3, 8, 8)
+        x = torch.rand(1, 3, 8, 8)
         scaled = (x - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
         with torch.no_grad():
             expected = plain(scaled).logits
             assert torch.allclose(loaded.model(x), expected, atol=1e-6)
         assert loaded.input_shape == (3, 8, 8)
-        report = wt.benchmark(loaded.model, (x, expected.argmax(1)), "Linf@0.001", progress=False)
-        assert report.certified == 1.0
+        bound = wt.certificates.LinearPropagation()(loaded.model, x, expected.argmax(1), wt.threat("Linf@0.001"))
+        assert bound.accuracy == 1.0
 
     def test_resnet_without_a_processor_is_noticed(self, tmp_path: Path) -> None:
         transformers = pytest.importorskip(
@@ -118,7 +117,7 @@ class TestHuggingFace:
         state = wt.load_model(f"hf:{folder}").model.model.state_dict()  # type: ignore[attr-defined]
         (folder / "model.safetensors").unlink()
         torch.save(state, folder / "pytorch_model.bin")
-        with pytest.raises(ModelError, match="safetensors|unpickling"):
+        with pytest.raises(ModelError, match="without running its code or unpickling"):
             wt.load_model(f"hf:{folder}")
         config = {
             "model_type": "mine",
