@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import os
 import pickle
 import sys
-from collections.abc import Iterator
 
+from wassertight.models.formats.checkpoints import tensors_only
 from wassertight.models.loaded import LoadedModel
 from wassertight.packages import optional_package
 from wassertight.types import ModelError
@@ -46,7 +45,7 @@ def load(reference: str) -> LoadedModel:
                 f"RobustBench has no model {name!r} for {dataset} and {threat}; nearest: {', '.join(near)}"
             )
         try:
-            with _tensors_only():
+            with tensors_only():
                 model = loading.load_model(name, dataset=dataset, threat_model=threat)
         except pickle.UnpicklingError as error:
             raise ModelError(
@@ -59,18 +58,3 @@ def load(reference: str) -> LoadedModel:
         name=f"robustbench:{reference}", model=model, input_shape=_SHAPES[dataset], dataset=dataset,
         description=f"RobustBench {name}, {dataset}, {threat}",
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _tensors_only() -> Iterator[None]:
-    """torch.load reads tensors and nothing else, whatever its caller asks for."""
-    key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(key)
-    os.environ[key] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[key]
-        else:
-            os.environ[key] = before

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 from typing import Any
 
 import torch
 from torch import nn
 
 from wassertight.models.architecture import Normalise
+from wassertight.models.formats.checkpoints import tensors_only
 from wassertight.models.loaded import LoadedModel
 from wassertight.packages import optional_package
 from wassertight.types import ModelError
@@ -32,10 +34,10 @@ def load(reference: str) -> LoadedModel:
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
         raise ModelError(f"timm has no model {name!r}; nearest: {', '.join(near)}")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), tensors_only():
             torch.manual_seed(0)
             model = timm.create_model(name, pretrained=bool(option))
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise ModelError(f"timm:{reference} cannot be loaded: {(str(error).splitlines() or [''])[0]}") from error
     known: dict[str, Any] = dict(model.pretrained_cfg or {})
     shape = tuple(known["input_size"]) if known.get("input_size") else None
