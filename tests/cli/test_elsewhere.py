@@ -18,7 +18,7 @@ def _in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def write_pictures(folder: Path, n: int = 8) -> None:
+def write_pictures(folder: Path, n: int = 4) -> None:
     from PIL import Image
 
     data = wt.load_data("digits", n=n)
@@ -50,7 +50,7 @@ def test_an_onnx_network_on_a_folder_of_pictures(capsys: pytest.CaptureFixture[s
     ]
     assert run(command) == 0
     first = json.loads(capsys.readouterr().out)
-    assert (first["model"], first["data"], first["n"]) == ("onnx:digits.onnx", "pictures/", 8)
+    assert (first["model"], first["data"], first["n"]) == ("onnx:digits.onnx", "pictures/", 4)
     assert first["results"][0]["certified"] is not None
     (directory,) = Path("runs").iterdir()
     assert directory.name.startswith("onnx_digits-pictures-")
