@@ -15,7 +15,7 @@ from wassertight.types import Model, UnsupportedLayerError, logits_of
 
 
 class _Function(nn.Module):
-    """A plain callable, or a model that wraps its logits, as a module that returns logits."""
+    """Any model as a module that returns its logits as a tensor."""
 
     def __init__(self, function: Model) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _Function(nn.Module):
 
 def record_model(model: Model, examples: Tensor) -> Any:
     """The exported program of a model on examples."""
-    module = model if isinstance(model, nn.Module) and _plain(model, examples) else _Function(model)
+    module = _Function(model)
     chatter = logging.getLogger("torch")
     level = chatter.level
     try:
@@ -46,12 +46,6 @@ def record_model(model: Model, examples: Tensor) -> Any:
         ) from error
     finally:
         chatter.setLevel(level)
-
-
-def _plain(model: nn.Module, examples: Tensor) -> bool:
-    """Whether it returns a tensor, not an object that wraps its logits."""
-    with torch.no_grad():
-        return isinstance(model(examples), Tensor)
 
 
 def held_constants(program: Any) -> dict[str, Any]:
@@ -72,7 +66,8 @@ def place_of(recorded: Any) -> str:
     where, kind = "", ""
     if stack:
         path, cls = stack[-1][0], stack[-1][1]
-        path = str(path).removeprefix("L['self'].").removeprefix("L['self']").removeprefix("function.")
+        path = str(path).removeprefix("L['self'].").removeprefix("L['self']")
+        path = path.removeprefix("function").removeprefix(".")
         where, kind = path, str(cls).rsplit(".", 1)[-1].rstrip("'>")
     return f"{word_of(recorded.target)} ({recorded.name}" + (
         f", in layer {where or 'the model'}, {kind})" if kind else ")"
