@@ -47,10 +47,10 @@ PUBLIC = {
         "find_objective", "make_objective", "objective_entries", "perturb_once", "reset_last_layer", "robust_loss", "train",
     ],
     "wassertight.models": [
-        "Binarize", "LoadedModel", "Normalise", "PadSubsample", "Residual", "VisionTransformer", "build", "list_architectures",
+        "MODEL_FORMS", "Binarize", "LoadedModel", "Normalise", "PadSubsample", "Residual", "VisionTransformer", "build", "list_architectures",
         "list_models", "load_model", "new_model", "save_network",
     ],
-    "wassertight.data": ["LabelledData", "as_tensors", "list_data", "load_data"],
+    "wassertight.data": ["DATA_FORMS", "LabelledData", "as_tensors", "list_data", "load_data"],
 }  # fmt: skip
 
 

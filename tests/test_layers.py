@@ -24,15 +24,15 @@ ALLOWED = {
     "packages": BASE,
     "geometry": BASE,
     "losses": BASE,
-    "models": BASE | {"files"},
-    "data": BASE,
+    "models": BASE | {"files", "packages"},
+    "data": BASE | {"packages"},
     "transport": BASE | {"geometry"},
     "threats": BASE | {"transport", "geometry"},
     "attacks": BASE | INPUT | {"threats", "transport", "geometry", "losses", "packages"},
     "certificates": BASE | INPUT | {"threats", "transport", "geometry", "losses"},
     "evaluation": BASE
     | INPUT
-    | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data", "files"},
+    | {"attacks", "certificates", "threats", "transport", "geometry", "losses", "records", "data", "files", "packages"},
     "training": BASE | INPUT | {"attacks", "threats", "transport", "geometry", "losses", "files"},
     "report": {"records", "errors"},
     # The scikit-learn face trains and evaluates in one class, so it stands above both.

@@ -43,5 +43,9 @@ class BoxNotice(UserWarning):
     """Inputs were outside the box by no more than the tolerance and have been clipped."""
 
 
+class ModelNotice(UserWarning):
+    """A model from elsewhere was loaded, and something about it had to be assumed; says what."""
+
+
 class TrainingError(WassertightError):
     """Training cannot go on: a diverging loss, a gradient that is not finite; says what to change."""

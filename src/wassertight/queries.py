@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wassertight.inputs import check_labels
-from wassertight.types import InputError, Model, ModelError, Passes
+from wassertight.types import InputError, Model, ModelError, Passes, logits_of
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (n, k) and labels (n,) to one loss a sample (n,), to be increased."""
@@ -33,7 +33,7 @@ class Averaged(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean logits, (n, classes)."""
-        return torch.stack([self.model(x) for _ in range(self.draws)]).mean(0)
+        return torch.stack([logits_of(self.model(x)) for _ in range(self.draws)]).mean(0)
 
 
 class ModelQueries:
@@ -98,7 +98,7 @@ class ModelQueries:
         return self.batch_size or max(1, min(1024, 2**23 // max(1, x[0].numel() * 8)))
 
     def _run(self, x: Tensor) -> Tensor:
-        out = self.model(x.to(self.device) if self.device is not None else x)
+        out = logits_of(self.model(x.to(self.device) if self.device is not None else x))
         self.forward_passes += len(x) * self.cost
         if not isinstance(out, Tensor) or out.ndim != 2:
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

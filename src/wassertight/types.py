@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -23,6 +23,9 @@ from wassertight.errors import (
 )
 from wassertight.errors import (
     ModelError as ModelError,
+)
+from wassertight.errors import (
+    ModelNotice as ModelNotice,
 )
 from wassertight.errors import (
     PackageError as PackageError,
@@ -44,13 +47,18 @@ from wassertight.errors import (
 )
 
 Model: TypeAlias = Callable[[Tensor], Tensor]
-"""Any callable from a batch of inputs (n, *features) to logits (n, classes)."""
+"""Any callable from a batch of inputs (n, *features) to logits (n, classes), or to an object whose `.logits` they are."""
 
 Bounds: TypeAlias = "tuple[float, float] | None"
 """The box of admissible inputs, or None for the whole space."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called as progress(samples_done, samples_total) by long work."""
+
+
+def logits_of(output: Any) -> Any:
+    """What a model returned, or its `.logits` where it wraps them as Hugging Face models do."""
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "log-softmax": lambda z: functional.log_softmax(z, 1) + z.log_softmax(-1),
     "attention": lambda z: functional.scaled_dot_product_attention(z, z + 1, z * z),
     "masked attention": lambda z: functional.scaled_dot_product_attention(z, z, z, torch.eye(5).to(z), scale=0.3),
+    "mask that removes nothing": lambda z: functional.scaled_dot_product_attention(z, z, z, torch.ones(5, 5).bool()),
     "heads": lambda z: functional.scaled_dot_product_attention(*[z.unflatten(2, (2, 2)).transpose(1, 2)] * 3),
     "functional": lambda z: functional.leaky_relu(functional.elu(functional.gelu(functional.silu(z)), 0.5)).tanh().sigmoid(),
     "padded": lambda z: functional.pad(functional.pad(z, (1, 0, 0, 2), value=-0.5), (0, 1)),
@@ -207,7 +208,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "index": (lambda z: z.gather(1, z.argmax(1, keepdim=True)), "argmax"),
     "upsampled": (lambda z: functional.interpolate(z[:, None], scale_factor=2)[:, 0], "upsample_nearest1d"),
     "boolean mask": (
-        lambda z: functional.scaled_dot_product_attention(*[z[:, None]] * 3, torch.ones(1, 1, dtype=torch.bool))[:, 0],
+        lambda z: functional.scaled_dot_product_attention(*[z[:, None]] * 3, torch.zeros(1, 1, dtype=torch.bool))[:, 0],
         "mask that removes",
     ),
 }  # fmt: skip

@@ -57,17 +57,17 @@ def print_list(kind: str | None, *, as_json: bool) -> None:
 
 def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     if kind == "models":
-        from wassertight.models import list_models
+        from wassertight.models import MODEL_FORMS, list_models
 
-        return ("name", "description"), list(list_models().items())
+        return ("name", "description"), [*list_models().items(), *MODEL_FORMS.items()]
     if kind == "architectures":
         from wassertight.models import list_architectures
 
         return ("name", "description"), list(list_architectures().items())
     if kind == "data":
-        from wassertight.data import list_data
+        from wassertight.data import DATA_FORMS, list_data
 
-        return ("name", "description"), list(list_data().items())
+        return ("name", "description"), [*list_data().items(), *DATA_FORMS.items()]
     if kind == "threats":
         return ("threat", "what the adversary may do"), list(THREATS)
     columns = ("name", "kind", "norms", "orders", "reference", "description")

@@ -23,7 +23,8 @@ ModelName: TypeAlias = Annotated[
         "-m",
         autocompletion=completing.models,
         help="A name from 'wassertight list models'; package.module:function (a function that returns your model); "
-        "path/to/manifest.json#name; path/to/network.json.",
+        "path/to/manifest.json#name; path/to/network.json; onnx:file.onnx; hf:organisation/name (or a local folder); "
+        "timm:name?pretrained; robustbench:name/cifar10/Linf (downloads pickle files; torch reads tensors only).",
     ),
 ]
 DataName: TypeAlias = Annotated[
@@ -32,8 +33,9 @@ DataName: TypeAlias = Annotated[
         "--data",
         "-d",
         autocompletion=completing.data,
-        help="A name from 'wassertight list data', or path/to/file.npz with x_test and y_test (uint8, or floats in "
-        "[0, 1]; channels first or last).",
+        help="A name from 'wassertight list data'; path/to/file.npz with x_test and y_test (uint8, or floats in "
+        "[0, 1]; channels first or last); path/to/folder/ of pictures, one sub-folder a class; hf:organisation/name:split. "
+        "The last two may end in ?resize=256&crop=224.",
     ),
 ]
 Threats: TypeAlias = Annotated[

@@ -1,5 +1,5 @@
-"""Data: the embedded digits, .npz files, and whatever torch data the caller has."""
+"""Data: the embedded digits, .npz files, image folders, Hugging Face data sets, and whatever torch data the caller has."""
 
-from wassertight.data.loading import LabelledData, as_tensors, list_data, load_data
+from wassertight.data.loading import DATA_FORMS, LabelledData, as_tensors, list_data, load_data
 
-__all__ = ["LabelledData", "as_tensors", "list_data", "load_data"]
+__all__ = ["DATA_FORMS", "LabelledData", "as_tensors", "list_data", "load_data"]

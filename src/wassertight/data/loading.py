@@ -13,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from wassertight.data.folder import read_folder
+from wassertight.data.hugging_face import is_table, read_dataset, table_tensors
+from wassertight.data.pictures import is_picture, picture_tensor
 from wassertight.types import DataError
 
 _EMBEDDED = {
@@ -31,6 +34,14 @@ class LabelledData:
     y: Tensor
 
 
+DATA_FORMS = {
+    "path/to/file.npz": "x_test and y_test (x_train, y_train for training): uint8, or floats in [0, 1]",
+    "path/to/folder/": "pictures, one sub-folder a class; or folder:path, with ?resize=256&crop=224 where sizes differ",
+    "hf:organisation/name:split": "a Hugging Face data set of images, or its local folder (package datasets)",
+}
+"""Forms of names other than those of embedded data, with one line each."""
+
+
 def list_data() -> dict[str, str]:
     """Embedded data sets and their one-line descriptions."""
     return dict(_EMBEDDED)
@@ -42,24 +53,35 @@ def load_data(name: str, *, split: str = "test", n: int | None = None) -> Labell
     Args:
         name: `digits`, or the path of an .npz file with `x_test` and `y_test` (or `x` and `y`); images as uint8 or
             floats in [0, 1], channels last where the last size is 1, 3 or 4 and the second is not, or channels first.
+            A folder with one sub-folder of pictures a class (`path/to/folder/` or `folder:path`), or
+            `hf:<repository or folder>[:split]`; both may end in `?resize=256&crop=224`.
         split: "test" or "train".
         n: how many, or None for all.
 
     Raises:
         DataError: missing, truncated or mis-shaped file, unknown name (with the nearest one).
+        PackageError: a package that reads this form is absent.
 
     >>> load_data("digits", n=5).x.shape
     torch.Size([5, 1, 8, 8])
     """
+    if n is not None and n < 1:
+        raise DataError(f"n must be at least 1, got {n}")
+    if split not in ("test", "train"):
+        raise DataError(f"split must be 'test' or 'train', got {split!r}")
+    prefix, _, rest = name.partition(":")
+    bare = name.partition("?")[0]
+    if name not in _EMBEDDED and (prefix in ("hf", "folder") or Path(bare).is_dir() or bare.endswith("/")):
+        read = read_dataset if prefix == "hf" else read_folder
+        images, labels = read(rest if prefix in ("hf", "folder") else name, split, n)
+        return LabelledData(name=name, x=images, y=labels)
     path = Path(__file__).parent / "digits.npz" if name in _EMBEDDED else Path(name)
     if name not in _EMBEDDED and path.suffix != ".npz":
         near = difflib.get_close_matches(name, _EMBEDDED, n=1, cutoff=0.0)[0]
         raise DataError(
-            f"unknown data {name!r}; did you mean {near!r}? Allowed: {', '.join(_EMBEDDED)} or a path to .npz"
+            f"unknown data {name!r}; did you mean {near!r}? Allowed: {', '.join(_EMBEDDED)}; {'; '.join(DATA_FORMS)}"
         )
     x, y = _read(path, split)
-    if n is not None and n < 1:
-        raise DataError(f"n must be at least 1, got {n}")
     return LabelledData(name=name, x=_inputs(x[:n], path), y=_labels(y[:n], path))
 
 
@@ -111,8 +133,9 @@ def as_tensors(data: Any, n: int | None = None) -> tuple[Tensor, Tensor]:
     """The first n samples of whatever the caller has, as (x, y), order kept.
 
     Args:
-        data: a pair (x, y) of tensors or arrays, LabelledData, a torch Dataset of (input, label) pairs, or a
-            DataLoader of batches (read only as far as needed).
+        data: a pair (x, y) of tensors or arrays, LabelledData, a torch Dataset of (input, label) pairs (torchvision's
+            among them; pictures without a transform become tensors in [0, 1]), a DataLoader of batches (read only as
+            far as needed), or a table of the package datasets.
         n: how many, or None for all.
 
     Raises:
@@ -125,14 +148,30 @@ def as_tensors(data: Any, n: int | None = None) -> tuple[Tensor, Tensor]:
         raise DataError(f"the number of samples must be at least 1, got {n}")
     if isinstance(data, LabelledData):
         return data.x[:n], data.y[:n]
+    if is_table(data):
+        return table_tensors(data, n, type(data).__name__, {})
     if isinstance(data, DataLoader):
-        return _gather(((x, y) for x, y in data), n)
+        return _gather(((batch[0], batch[1]) for batch in data), n)
+    if isinstance(data, IterableDataset):
+        return _gather((_single(pair) for pair in data), n)
     if isinstance(data, Dataset):
-        pairs = (data[index] for index in range(len(data)))  # type: ignore[arg-type]
-        return _gather(((torch.as_tensor(x)[None], torch.as_tensor(y).reshape(1)) for x, y in pairs), n)
+        return _gather((_single(data[index]) for index in range(len(data))), n)  # type: ignore[arg-type]
     if isinstance(data, (tuple, list)) and len(data) == 2:
         return torch.as_tensor(data[0])[:n], torch.as_tensor(data[1])[:n]
-    raise DataError(f"data must be a pair (x, y), a Dataset or a DataLoader, got {type(data).__name__}")
+    raise DataError(
+        f"data must be a pair (x, y), a Dataset, a DataLoader or a table of datasets, got {type(data).__name__}"
+    )
+
+
+def _single(pair: Any) -> tuple[Tensor, Tensor]:
+    """One labelled sample as a batch."""
+    try:
+        x, y = pair[0], pair[1]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(
+            f"each item of the data set must be a pair (input, label), got {type(pair).__name__}"
+        ) from error
+    return (picture_tensor(x) if is_picture(x) else torch.as_tensor(x))[None], torch.as_tensor(y).reshape(1)
 
 
 def _gather(batches: Iterable[tuple[Tensor, Tensor]], n: int | None) -> tuple[Tensor, Tensor]:
@@ -145,4 +184,7 @@ def _gather(batches: Iterable[tuple[Tensor, Tensor]], n: int | None) -> tuple[Te
             break
     if count == 0:
         raise DataError("the data set is empty; at least one sample is needed")
+    shapes = {tuple(x.shape[1:]) for x in inputs}
+    if len(shapes) > 1:
+        raise DataError(f"the samples need one shape, got {', '.join(map(str, sorted(shapes)[:3]))}; resize them first")
     return torch.cat(inputs)[:n], torch.cat(labels)[:n]

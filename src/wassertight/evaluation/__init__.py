@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wassertight.evaluation.method import Method
     from wassertight.evaluation.plan import Plan, make_plan
     from wassertight.evaluation.result import Report
+    from wassertight.evaluation.robustbench import robustbench_benchmark
     from wassertight.evaluation.run import benchmark, execute
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "find_method": "catalogue",
     "foreign_methods": "catalogue",
     "make_plan": "plan",
+    "robustbench_benchmark": "robustbench",
     "split_row": "losses",
     "study_methods": "catalogue",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "find_method",
     "foreign_methods",
     "make_plan",
+    "robustbench_benchmark",
     "split_row",
     "study_methods",
 ]

@@ -268,5 +268,12 @@ def derived_seed(seed: int, key: str) -> int:
 
 
 def _slug(text: str) -> str:
-    stem = Path(text.partition("#")[2] or text).name.removesuffix(".npz").removesuffix(".json")
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-") or "unnamed"
+    if text.startswith("robustbench:"):
+        text = text.replace("/", "-")
+    elif "?" not in text:
+        text = text.partition("#")[2] or text
+    path, _, options = text.partition("?")
+    stem = Path(path).name
+    for ending in (".npz", ".json", ".onnx"):
+        stem = stem.removesuffix(ending)
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", f"{stem}_{options}").strip("._-") or "unnamed"

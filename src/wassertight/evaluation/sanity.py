@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wassertight.queries import ModelQueries
 from wassertight.records import Flag
-from wassertight.types import Model, ModelError
+from wassertight.types import Model, ModelError, logits_of
 
 _SAMPLES = 64
 _FEW = 0.1
@@ -137,7 +137,7 @@ def _gradient_flags(model: Model, device: torch.device | None, x: Tensor, y: Ten
     labels = y.to(z.device)
     try:
         with torch.enable_grad():
-            out = model(z)
+            out = logits_of(model(z))
             true = out.gather(1, labels.to(out.device)[:, None]).squeeze(1)
             others = out.scatter(1, labels.to(out.device)[:, None], -torch.inf).amax(1)
             height = others - true
@@ -180,7 +180,7 @@ def _misleading(model: Model, x: Tensor, y: Tensor, height: Tensor, g: Tensor) -
     rises = torch.zeros_like(usable)
     for share in _SHARES:
         with torch.no_grad():
-            out = model(x + share * (x.max() - x.min()) * g.sign())
+            out = logits_of(model(x + share * (x.max() - x.min()) * g.sign()))
         picked = out.gather(1, y.to(out.device)[:, None])
         after = out.scatter(1, y.to(out.device)[:, None], -torch.inf).amax(1) - picked.squeeze(1)
         rises |= (after > height).to(rises.device)

@@ -36,6 +36,9 @@ class Normalise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
 
 class Residual(nn.Module):
     """`main(x) + skip(x)`; an empty skip is the identity."""

@@ -8,7 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +18,23 @@ from safetensors.torch import load_file
 from torch import nn
 
 from wassertight.models.architecture import build
-from wassertight.types import Model, ModelError
+from wassertight.models.loaded import LoadedModel
+from wassertight.types import ModelError
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A model with what is known about it.
+MODEL_FORMS: Mapping[str, str] = {
+    "package.module:function": "your own code: an nn.Module, or a function that returns a model",
+    "path/to/network.json": "one declared network with safetensors weights (manifest.json#name: one of several)",
+    "onnx:path/to/network.onnx": "an ONNX file, as torch modules that certificates can read (package onnx)",
+    "hf:organisation/name": "a Hugging Face image classifier, or its local folder; safetensors only (transformers)",
+    "timm:name?pretrained": "a timm model, with its published weights or without (timm, torchvision)",
+    "robustbench:name/cifar10/Linf": "RobustBench's model zoo; its downloads are pickles (robustbench)",
+}
+"""Forms of names other than those of embedded networks, with one line each."""
 
-    Attributes:
-        name: as the user gave it.
-        model: callable from (n, *features) to logits, in eval mode if it is a module.
-        input_shape: shape of one sample, or None if unknown.
-        dataset: data set it was trained on, or None.
-        description: one line.
-        declaration: architecture, input shape and normalisation as a network.json holds them; None for user code.
-    """
-
-    name: str
-    model: Model
-    input_shape: tuple[int, ...] | None = None
-    dataset: str | None = None
-    description: str = ""
-    declaration: Mapping[str, Any] | None = None
+_FORMATS = {"onnx": "onnx", "hf": "hugging_face", "timm": "timm", "robustbench": "robustbench"}
 
 
 def list_models() -> dict[str, str]:
@@ -61,11 +54,17 @@ def load_model(name: str, *, device: str | torch.device = "cpu") -> LoadedModel:
             arguments that returns the model (imported only because you name it; the current folder is on the path);
             `path/to/manifest.json#name`; or `path/to/network.json`, one declared network
             (`{"architecture": [...], "file": "weights.safetensors", "normalisation": {"mean": [...], "std": [...]}}`);
-            `package.module:attribute@weights.safetensors`, the same code with weights that training saved.
+            `onnx:file.onnx`, `hf:repository-or-folder`, `timm:name[?pretrained]`, `robustbench:name[/dataset[/threat]]`,
+            each by the package it names. Any of those that name code or files of others may end in
+            `@weights.safetensors`: the same model with weights that training saved.
         device: where to put it.
+
+    Nothing is unpickled and no remote code is run; RobustBench's and some of timm's downloads are pickle files, of which
+    torch reads tensors only.
 
     Raises:
         ModelError: unknown name (with the nearest one), unreadable or truncated file, wrong or missing tensors.
+        PackageError: the package that the name asks for is absent or broken; says how to install it.
     """
     path, _, fragment = name.partition("#")
     if path.endswith(".json"):
@@ -73,12 +72,14 @@ def load_model(name: str, *, device: str | torch.device = "cpu") -> LoadedModel:
     elif name in (known := list_models()):
         loaded = _from_manifest(_WEIGHTS / "embedded.json", name, name)
     elif ":" in name and not Path(name).exists():
-        code, at, weights = name.partition("@")
-        loaded = replace(_from_code(code), name=name)
+        code, at, weights = name.rpartition("@") if name.endswith(".safetensors") else (name, "", "")
+        loaded = replace(_from_elsewhere(code), name=name)
         if at:
             if not isinstance(loaded.model, nn.Module):
                 raise ModelError(f"{code} is not an nn.Module; it cannot take the weights {weights}")
             _load_weights(loaded.model, Path(weights), None)
+    elif name.endswith(".onnx"):
+        loaded = replace(_from_elsewhere(f"onnx:{name}"), name=name)
     elif name.endswith((".pt", ".pth", ".pkl", ".bin", ".safetensors")):
         raise ModelError(
             f"{name}: weights alone do not say which network they belong to; write a network.json beside them "
@@ -88,8 +89,7 @@ def load_model(name: str, *, device: str | torch.device = "cpu") -> LoadedModel:
     else:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise ModelError(
-            f"unknown model {name!r}; did you mean {near!r}? Allowed: {', '.join(known)}; package.module:function; "
-            "path/to/manifest.json#name; path/to/network.json"
+            f"unknown model {name!r}; did you mean {near!r}? Allowed: {', '.join(known)}; {'; '.join(MODEL_FORMS)}"
         )
     if isinstance(loaded.model, nn.Module):
         loaded.model.to(device).eval()
@@ -157,8 +157,19 @@ def _load_weights(body: nn.Module, file: Path, sha256: str | None) -> None:
     body.load_state_dict(tensors, strict=False)
 
 
+def _from_elsewhere(name: str) -> LoadedModel:
+    """A model of another program, or user code; the first is imported only when its prefix is given."""
+    prefix, _, rest = name.partition(":")
+    if prefix not in _FORMATS:
+        return _from_code(name)
+    loaded: LoadedModel = importlib.import_module(f"wassertight.models.formats.{_FORMATS[prefix]}").load(rest)
+    return loaded
+
+
 def _from_code(name: str) -> LoadedModel:
     module_name, _, attribute = name.partition(":")
+    if "@" in attribute:
+        raise ModelError(f"{name}: weights behind @ must be a .safetensors file; pickled files are never opened")
     sys.path.insert(0, str(Path.cwd()))
     try:
         target = getattr(importlib.import_module(module_name), attribute)

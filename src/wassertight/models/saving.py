@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from wassertight.files import write_whole
-from wassertight.models.loading import LoadedModel
+from wassertight.models.loaded import LoadedModel
 from wassertight.types import ModelError
 
 
@@ -34,7 +34,7 @@ def save_network(loaded: LoadedModel, directory: str | Path, **facts: Any) -> st
     file = Path(directory) / "network.safetensors"
     write_whole(file, content)
     if loaded.declaration is None:
-        return f"{loaded.name.partition('@')[0]}@{file}"
+        return f"{loaded.name.rpartition('@')[0] if loaded.name.endswith('.safetensors') else loaded.name}@{file}"
     entry = {**loaded.declaration, "file": file.name, "sha256": hashlib.sha256(content).hexdigest(), **facts}
     declared = Path(directory) / "network.json"
     write_whole(declared, (json.dumps(entry, indent=1) + "\n").encode())

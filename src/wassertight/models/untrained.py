@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from wassertight.models.architecture import build
-from wassertight.models.loading import LoadedModel
+from wassertight.models.loaded import LoadedModel
 from wassertight.types import ModelError
 
 _Layers = list[Any]

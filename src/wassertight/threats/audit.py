@@ -14,7 +14,7 @@ from wassertight.threats.divergence import DivergenceBall
 from wassertight.threats.image import ImageWasserstein
 from wassertight.transport import DiscreteMeasure, HardBall, PowerCost, Renyi
 from wassertight.transport.exact import image_distance
-from wassertight.types import Model
+from wassertight.types import Model, logits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,8 @@ def _moved(x: Tensor, z: Tensor, threat: ThreatModel) -> Tensor:
 def _answers(model: Model, atoms: Tensor) -> Tensor:
     parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
     with torch.no_grad():
-        return model(atoms if parameter is None else atoms.to(parameter.device))
+        answers: Tensor = logits_of(model(atoms if parameter is None else atoms.to(parameter.device)))
+    return answers
 
 
 def _refused(reason: str, measure: DiscreteMeasure) -> AuditReport:

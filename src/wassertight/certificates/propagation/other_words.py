@@ -99,6 +99,8 @@ def _attention(reader: Reader, a: list[Any], k: dict[str, Any]) -> Ref:
     mask = given.get("mask", given.get("attn_mask"))
     if given.get("dropout", given.get("dropout_p", 0.0)) or not all(isinstance(part, Ref) for part in a[:3]):
         raise reader.refuse("attention with dropout, or with a constant query, key or value")
+    if mask is not None and not isinstance(mask, Ref) and mask.dtype == torch.bool and bool(mask.all()):
+        mask = None  # it removes nothing
     if given.get("causal", given.get("is_causal")) or (mask is not None and mask.dtype == torch.bool):
         raise reader.refuse("attention with a mask that removes entries")
     width, dims = reader.shape(query)[-1], len(reader.shape(key)) + 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from wassertight.certificates.propagation.graph import Graph, Node, Operation, pruned
 from wassertight.certificates.propagation.operations import Shape
 from wassertight.certificates.propagation.recording import held_constants, objection, place_of, record_model, word_of
-from wassertight.types import Model, UnsupportedLayerError
+from wassertight.types import Model, UnsupportedLayerError, logits_of
 
 COMPARISONS = ("gt", "ge", "lt", "le")
 """Operations whose values, true or false, are read as 1 or 0."""
@@ -192,7 +192,7 @@ def _checked(model: Model, x: Tensor, reader: Reader, result: Any) -> Graph:
     graph = pruned(reader.nodes, result.index)
     points = torch.cat((x, _between(x)))
     with torch.no_grad():
-        there, here = model(points), graph.logits(points.to(device=reader.device, dtype=reader.dtype))
+        there, here = logits_of(model(points)), graph.logits(points.to(device=reader.device, dtype=reader.dtype))
     if reader.coarsest == torch.float32 and there.dtype == torch.float64:
         raise UnsupportedLayerError(
             "the model computes in float32 inside and answers in float64: convert it to float32"

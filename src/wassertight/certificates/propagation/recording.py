@@ -11,23 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from wassertight.certificates.propagation.attention import batch_first_attention
-from wassertight.types import Model, UnsupportedLayerError
+from wassertight.types import Model, UnsupportedLayerError, logits_of
 
 
 class _Function(nn.Module):
-    """A plain callable as a module."""
+    """Any model as a module that returns its logits as a tensor."""
 
     def __init__(self, function: Model) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.function(z)
+        logits: Tensor = logits_of(self.function(z))
+        return logits
 
 
 def record_model(model: Model, examples: Tensor) -> Any:
     """The exported program of a model on examples."""
-    module = model if isinstance(model, nn.Module) else _Function(model)
+    module = _Function(model)
     chatter = logging.getLogger("torch")
     level = chatter.level
     try:
@@ -66,6 +67,7 @@ def place_of(recorded: Any) -> str:
     if stack:
         path, cls = stack[-1][0], stack[-1][1]
         path = str(path).removeprefix("L['self'].").removeprefix("L['self']")
+        path = path.removeprefix("function").removeprefix(".")
         where, kind = path, str(cls).rsplit(".", 1)[-1].rstrip("'>")
     return f"{word_of(recorded.target)} ({recorded.name}" + (
         f", in layer {where or 'the model'}, {kind})" if kind else ")"
