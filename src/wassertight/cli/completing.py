@@ -13,9 +13,9 @@ Complete: TypeAlias = Callable[[str], list[tuple[str, str]]]
 
 
 def models(incomplete: str) -> list[tuple[str, str]]:
-    """Embedded networks, read without loading torch, and .json files."""
+    """Embedded networks, read without loading torch, and .json and .onnx files."""
     content = json.loads((files("wassertight") / "models/weights/embedded.json").read_text(encoding="utf-8"))
-    return _fitting(incomplete, ((one["name"], one["description"]) for one in content["networks"]), ".json")
+    return _fitting(incomplete, ((one["name"], one["description"]) for one in content["networks"]), ".json", ".onnx")
 
 
 def architectures(incomplete: str) -> list[tuple[str, str]]:
@@ -84,11 +84,11 @@ def kinds(incomplete: str) -> list[tuple[str, str]]:
     return _fitting(incomplete, ((kind, "") for kind in KINDS))
 
 
-def _fitting(incomplete: str, known: Iterable[tuple[str, str]], suffix: str | None = None) -> list[tuple[str, str]]:
+def _fitting(incomplete: str, known: Iterable[tuple[str, str]], *suffixes: str) -> list[tuple[str, str]]:
     found = [(name, text) for name, text in known if name.startswith(incomplete)]
-    if suffix is not None and incomplete:
+    if suffixes and incomplete:
         paths = [Path(path) for path in sorted(glob(escape(incomplete) + "*"))]
         folder = "./" if incomplete.startswith("./") else ""
         found += [(f"{folder}{path}/", "") for path in paths if path.is_dir() and not path.name.startswith("_")]
-        found += [(f"{folder}{path}", "") for path in paths if path.suffix == suffix]
+        found += [(f"{folder}{path}", "") for path in paths if path.suffix in suffixes]
     return found

@@ -27,8 +27,13 @@ _NEEDED = (
 _OPTIONAL = {
     "scikit-learn": "WassersteinRobustClassifier (1.6 or newer)",
     "tensorboard": "curves of 'train' beside log.csv",
-    "foolbox": "comparisons in benchmarks/",
-    "pot": "comparisons in benchmarks/",
+    "onnx": "models named onnx:...",
+    "transformers": "models named hf:...",
+    "timm": "models named timm:...",
+    "robustbench": "models named robustbench:...",
+    "datasets": "data named hf:...",
+    "foolbox": "attacks named foolbox:...",
+    "torchattacks": "attacks named torchattacks:...",
 }
 _BATCH = 256
 
