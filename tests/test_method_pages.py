@@ -14,9 +14,10 @@ from wassertight.training import make_objective
 PAGES = tool("method_pages")
 EXAMPLES = tool("method_examples")
 ALL = PAGES.pages()
-SLOW = set(
-    "a3-wda apgd-bisect auto autoattack bab fab frank-wolfe-distance input-split loss-bound pdpgd sinkhorn-pgd square".split()
-)
+SLOW = {
+    "a3-wda", "apgd-bisect", "auto", "autoattack", "bab", "fab", "frank-wolfe-distance", "input-split", "loss-bound", "pdpgd",
+    "sinkhorn-pgd", "square",
+}  # fmt: skip
 MARKED = [pytest.param(page, id=page.path, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in ALL]
 
 

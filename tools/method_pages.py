@@ -80,7 +80,7 @@ def _facts(page: Page) -> str:
     orders = ", ".join(dict.fromkeys(entry.orders for entry in page.entries if entry.name != "shuffled"))
     norms = ", ".join(norm_name(r) for r in first.norms)
     where = page.formula.get("where")
-    source = _links(first.reference) + (f", {where}" if where and where != first.reference else "")
+    source = _links(first.reference) + (f", {_links(where)}" if where and where != first.reference else "")
     rows = (
         ("what it does", first.description),
         ("what its number is", answers),
@@ -105,7 +105,7 @@ def _explanation(page: Page) -> tuple[str, str]:
         head, rest = head.partition("\n")[0], module.partition("\n")[2]
     own = SECTIONS.split(inspect.getdoc(page.target) or "")[0].partition("\n>>> ")[0]
     tail = _after_sections(inspect.getdoc(page.target) or "")
-    whole = "\n\n".join(part for part in (rest.strip() if not shared else "", own.strip(), tail) if part)
+    whole = "\n\n".join(part for part in (rest.strip("\n") if not shared else "", own.strip("\n"), tail) if part)
     whole = re.sub(r"(^|(?<=\s))Reference: .*?(?=\n\n|\Z)", "", whole, flags=re.DOTALL)
     found = re.search(r"(?P<lead>Differs from [^:]*?):\s+(?P<list>1\. .*?)(?=\n\n|\Z)", whole, flags=re.DOTALL)
     if found is None:
@@ -135,7 +135,7 @@ def _items(listed: str) -> list[str]:
 
 def _prose(part: str) -> str:
     """Docstring prose as Markdown: stars and underscores outside code are letters, and the module is this page."""
-    part = part.replace("(see the module)", "(see above)").replace("(see the module; ", "(see above; ").strip()
+    part = part.replace("(see the module)", "(see above)").replace("(see the module; ", "(see above; ").strip("\n")
     lines = []
     for line in part.splitlines():
         if line.startswith("    "):
