@@ -64,11 +64,11 @@ def sample_threat(entry: Any) -> str:
     """A threat the method takes, for the examples."""
     if getattr(entry, "images", False):
         return (
-            "W1-image-W1@0.01"
+            "W1-image-W1@0.005"
             if entry.name == "noisy-votes"
             else "image-W1@0.1"
             if entry.kind == "attack"
-            else "image-W1@0.01"
+            else "image-W1@0.005"
         )
     norm = "L2" if entry.norms == (2.0,) else "Linf"
     radius = {"L2": "0.3", "Linf": "0.05"}[norm]
@@ -88,7 +88,11 @@ def console(page: Page) -> str:
         return f"$ wassertight train -O {name}{' -t Linf@0.05' if first.base == 'any' else threat} --epochs 2"
     if page.kind == "certificate":
         settings = "".join(f" --set {setting}" for setting in page.formula.get("arguments", "").split(", ") if setting)
-        draws = " --sigma 0.01 --n-draws 1000 --alpha 0.05" if hasattr(page.target, "sigma") and not settings else ""
+        draws = (
+            f" --sigma {page.target.sigma:g} --n-draws 1000 --alpha 0.05"
+            if hasattr(page.target, "sigma") and not settings
+            else ""
+        )
         return f"$ wassertight certify --method {first.name} -t {sample_threat(first)} -n 20{draws or settings}"
     noise = " --sigma 0.01" if first.smoothed else ""
     return f"$ wassertight attack --method {first.name} -t {sample_threat(first)} -n 50{noise}"
