@@ -45,7 +45,7 @@ def trained(x: Tensor, y: Tensor) -> MyModel:
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
         optimiser.step()
-    return model.eval()  # a model in training mode is refused: its answers would depend on the batch
+    return model.eval()  # runs are in eval mode anyway; a model that was in training mode is flagged
 
 
 def main() -> None:
