@@ -39,6 +39,10 @@ def test_pages_are_complete(page: Any) -> None:
     content = PAGES.text(page)
     parts = re.findall(r"^## (.*)$", content, flags=re.MULTILINE)
     assert parts[0] == "Formula"
+    wide = [
+        line for line in content.partition("```text")[2].partition("```")[0].splitlines() if len(line) > PAGES.WIDTH
+    ]
+    assert not wide, f"formulas.toml: {wide}"
     assert parts[-2:] == ["On the command line", "From Python"]
     for name, _ in PAGES._parameters(page.target):
         row = re.search(rf"^\| `{name}` \| (.*) \| (.*) \|$", content, flags=re.MULTILINE)

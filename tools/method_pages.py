@@ -25,6 +25,7 @@ ANSWERS = {
     "smoothing": "a **lower bound** on the worst-case accuracy of the *smoothed* classifier, with the confidence it states",
     "objective": "nothing is proved: it trains. Bracket the result with `wassertight evaluate`",
 }
+WIDTH = 98
 SECTIONS = re.compile(r"^(Args|Returns|Raises|Attributes):$", re.MULTILINE)
 
 
@@ -55,7 +56,7 @@ def text(page: Page) -> str:
         f"# {page.title}",
         _facts(page),
         "## Formula",
-        f"```text\n{page.formula['formula'].strip()}\n```",
+        f"```text\n{_fitting(page.formula['formula'].strip())}\n```",
     ]
     if body:
         parts += ["## How it works", body]
@@ -70,6 +71,21 @@ def text(page: Page) -> str:
     more = page.formula["more"]
     parts.append(f"Further: [{_heading(more)}](../../{more}.md). All methods: [the table](../../methods.md).")
     return "\n\n".join(parts) + "\n"
+
+
+def _fitting(formula: str) -> str:
+    """Lines wider than the page are broken at their last gap of three spaces that leaves a line that fits."""
+    lines = []
+    for line in formula.splitlines():
+        begin = len(line) - len(line.lstrip())
+        while len(line) > WIDTH:
+            gaps = [gap for gap in re.finditer(r" {3,}", line) if begin + 6 < gap.start() <= WIDTH]
+            if not gaps:
+                break
+            lines.append(line[: gaps[-1].start()])
+            line = " " * (begin + 6) + line[gaps[-1].end() :]
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _facts(page: Page) -> str:
@@ -88,7 +104,8 @@ def _facts(page: Page) -> str:
         ("source", source),
         ("in Python", f"`{page.home}.{page.target.__name__}`"),
     )
-    return "| | |\n|---|---|\n" + "\n".join(f"| {key} | {_cell(value)} |" for key, value in rows)
+    lines = [f"| {key} | {_cell(value)} |" for key, value in rows]
+    return "\n".join([lines[0], "|---|---|", *lines[1:]])
 
 
 def _links(reference: str) -> str:
