@@ -9,6 +9,8 @@ released code spends more.
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 from wassertight.attacks import AutoAttack, MinimumNorm
 from wassertight.data import load_data
@@ -22,11 +24,13 @@ def main() -> None:
     parser.add_argument("files", nargs=3)
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--passes", type=int, default=1000)
+    parser.add_argument("--record", type=Path, help="a .json file to write the rows to")
     parser.add_argument("--case", nargs="+", required=True)
     given = parser.parse_args()
     manifest, mnist, cifar = given.files
     print("| network, threat | clean | AutoAttack | min-norm | AutoAttack passes | min-norm passes | ratio |")
     print("|---" * 7 + "|")
+    rows = []
     for case in given.case:
         network, _, text = case.partition(":")
         model = load_model(f"{manifest}#{network}").model
@@ -40,6 +44,14 @@ def main() -> None:
             f"{counts[0]:,.0f} | {counts[1]:,.0f} | {counts[1] / counts[0]:.2f} |",
             flush=True,
         )
+        rows.append(
+            {
+                "case": f"{network}, {text}", "n": given.n, "clean": ours.clean_accuracy, "AutoAttack": theirs.accuracy,
+                "min-norm": ours.accuracy, "passes": {"AutoAttack": counts[0], "min-norm": counts[1]},
+            }
+        )  # fmt: skip
+    if given.record:
+        given.record.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

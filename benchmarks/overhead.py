@@ -9,8 +9,10 @@ and `torch.autograd.grad` in the input; a forward pass alone is under `no_grad`.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
+from pathlib import Path
 
 import torch
 
@@ -46,11 +48,13 @@ def main() -> None:
     parser.add_argument("files", nargs=3)
     parser.add_argument("--network", nargs="+", required=True)
     parser.add_argument("--n", type=int, default=128)
+    parser.add_argument("--record", type=Path, help="a .json file to write the rows to")
     parser.add_argument("--passes", type=int, nargs="+", default=[200, 2000])
     given = parser.parse_args()
     manifest, mnist, cifar = given.files
     print("| network, norm | passes | attack, s | bare passes, s | ratio |")
     print("|---" * 5 + "|")
+    rows = []
     for network in given.network:
         model = load_model(f"{manifest}#{network}").model
         data = load_data(mnist if network.startswith("mnist") else cifar, n=given.n)
@@ -69,6 +73,17 @@ def main() -> None:
                     f"| {network}, {label} | {passes} | {seconds:.2f} | {floor:.2f} | {seconds / floor:.2f} |",
                     flush=True,
                 )
+                rows.append(
+                    {
+                        "case": f"{network}, {label}",
+                        "passes": passes,
+                        "attack": seconds,
+                        "bare": floor,
+                        "ratio": seconds / floor,
+                    }
+                )
+    if given.record:
+        given.record.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ forward and backward to the input (crafting), forward and backward to the parame
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +70,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="of the inner attack")
     parser.add_argument("--batches", type=int, default=16)
+    parser.add_argument("--record", type=Path, help="a .json file to write the rows to")
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = load_data(given.data, split="train", n=given.batches * given.batch_size)
     print("| objective | passes an image | step, ms | bare passes, ms | ratio |")
     print("|---" * 5 + "|")
+    records = []
     for name in given.objectives:
         model = new_model(given.model).model
         assert isinstance(model, nn.Module)
@@ -94,6 +98,17 @@ def main() -> None:
         spent = sum(n for _, _, n in steps) / len(steps) / given.batch_size
         count = len(steps) / 1e3
         print(f"| {name} | {spent:.1f} | {step / count:.0f} | {floor / count:.0f} | {step / floor:.2f} |", flush=True)
+        records.append(
+            {
+                "objective": name,
+                "passes": spent,
+                "step ms": step / count,
+                "bare ms": floor / count,
+                "ratio": step / floor,
+            }
+        )
+    if given.record:
+        given.record.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 class Steps:

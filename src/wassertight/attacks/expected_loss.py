@@ -1,8 +1,7 @@
 """Worst-case expected loss over a W_p ball, from below: growth functions, concave majorants, one multiplier.
 
 Problem: `sup E_Q[loss(z, y)]` over laws Q within W_p distance `radius` of the data. With the growth functions
-`G_i(t) = sup {loss(z, y_i) : ||z - x_i||_r <= t}` it equals (2306.09844, 2510.10000 for the duality; design's spec
-worst_case.md theorem 1)
+`G_i(t) = sup {loss(z, y_i) : ||z - x_i||_r <= t}` it equals (2306.09844, 2510.10000 for the duality)
 
     sup { sum w_i Hhat_i(tau_i) : sum w_i tau_i <= radius**p } = inf over lambda of
         { lambda radius**p + sum w_i sup_t [G_i(t) - lambda t**p] },

@@ -51,6 +51,7 @@ def compare_supports(
         threat: a Wasserstein ball with finite p (with p = inf one atom a sample is always enough).
         searches: K, independent minimum-norm searches (seeds) that each give a candidate atom to every sample.
         passes: of each search.
+        batch_size, seed, progress: as for every attack.
 
     Returns:
         four rows: "N atoms, none split", "2N atoms, one stretch", "n + 1 atoms, knapsack", "K atoms a sample, LP".

@@ -91,7 +91,7 @@ app.command(
 app.command(
     epilog=_examples(
         "wassertight train --objective trades --threat Linf@0.1",
-        "wassertight train --recipe recipes/knapsack-mnist.toml --data mnist.npz --seed 1",
+        "wassertight train --recipe recipes/mnist-cpu-knapsack.toml --data mnist.npz --seed 1",
         "wassertight train -O pgd+awp -t Linf@8/255 -m preact-resnet-18 -d cifar10.npz --with precision=bf16 -e 30",
     )
 )(train)

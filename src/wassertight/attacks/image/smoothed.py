@@ -7,8 +7,9 @@ averaging: `draws=128, averaged=False`); its direction is that of `-sum of softm
 Successive gradients are averaged, `gbar <- (1 - w) gbar + w g`, `w = 4 / (t + 8)**(2/3)` (stochastic Frank-Wolfe,
 1804.09554). Noise is never clipped and is taken as added: no gradient flows through its law. The best iterate and the last
 one are compared by votes; a flip is drawn back along the segment to its image as long as votes confirm it; the verdict
-comes from fresh votes. Differs from the paper's code: abstentions are no flips, every point is a member of the set, and
-its distance is exact.
+comes from fresh votes.
+
+Differs from the paper's code: 1. abstentions are no flips; 2. every point is a member of the set; 3. its distance is exact.
 """
 
 from __future__ import annotations

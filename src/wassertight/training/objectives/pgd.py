@@ -51,5 +51,10 @@ class PGDTraining(Moving):
 
 
 def fgsm_rs(threat: ThreatModel, step_factor: float = 1.25) -> PGDTraining:
-    """FGSM with a random start (2001.03994): one step of 1.25 radius. Can collapse: validate with PGD and stop early."""
+    """FGSM with a random start (2001.03994): one step of 1.25 radius. Can collapse: validate with PGD and stop early.
+
+    Args:
+        threat: where z may go.
+        step_factor: length of the step, in radii.
+    """
     return PGDTraining(threat=threat, steps=1, step=step_factor * threat.radius or None)

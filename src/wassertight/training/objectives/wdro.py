@@ -46,7 +46,7 @@ class WDRO(Objective):
         inner: what the attack climbs: "redlr" (published; the margin with two classes) or "kl".
         margin_share: this much of the rectified margin is added to "redlr", against masking (proposed, 0 is published).
         robust: what the parameters see: "ce", CE(z), or "kl", KL(x, z) (which of them is not published).
-        steps: of W-PGD; each is `factor * radius_B / steps` long (1.875 published).
+        steps, factor: of W-PGD; a step is `factor * radius_B / steps` long (1.875 published).
         noise: standard deviation of the start.
         memory: rate of the moving average (proposed).
 
