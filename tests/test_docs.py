@@ -60,7 +60,7 @@ def test_every_command_in_the_docs_has_real_options() -> None:
     lines = commands()
     assert len(lines) > 100
     for line in lines:
-        name, *words = shlex.split(line)
+        name, *words = shlex.split(re.sub(r" --config \S+", "", line))  # the file is the reader's
         try:
             known[name].make_context(name, words)
         except Exception as error:
