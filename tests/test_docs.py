@@ -51,7 +51,7 @@ def commands() -> list[str]:
         re.findall(r"^\$ (?:.*; do )?wassertight (.*?)(?:\s+#.*|; done)?$", page.read_text("utf-8"), re.MULTILINE)
         for page in pages
     )
-    return sorted({line.split(" | ")[0].replace("$seed", "0") for lines in found for line in lines})
+    return sorted({line.split(" | ")[0].replace("$seed", "0") for lines in found for line in lines if line[0] != "-"})
 
 
 def test_every_command_in_the_docs_has_real_options() -> None:
@@ -60,7 +60,7 @@ def test_every_command_in_the_docs_has_real_options() -> None:
     lines = commands()
     assert len(lines) > 100
     for line in lines:
-        name, *words = shlex.split(line)
+        name, *words = shlex.split(re.sub(r" --config \S+", "", line))  # the file is the reader's
         try:
             known[name].make_context(name, words)
         except Exception as error:

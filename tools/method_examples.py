@@ -120,12 +120,13 @@ def python(page: Page) -> str:
     )
     if page.kind == "attack" and first.smoothed:
         lines.insert(1, "from wassertight.transport.flow_noise import GaussianFlow")
-        arguments = "noise=GaussianFlow(sigma=0.01), steps=10, draws=8, confirm=1000, alpha=0.05"
+        arguments = "noise=GaussianFlow(sigma=0.01), steps=10, draws=8, confirm=1000"
     elif page.kind == "certificate" and hasattr(page.target, "n0") and not arguments:
         arguments = f"sigma={page.target.sigma:g}, n=1000, alpha=0.05"
     lines += [f'ball = wt.threat("{sample_threat(first)}")']
     result = "bound" if page.kind == "certificate" else "found"
-    lines += [f"{result} = {page.home}.{page.target.__name__}({arguments})(model, data.x, data.y, ball)"]
+    lines += [f"{page.kind} = {page.home}.{page.target.__name__}({arguments})"]
+    lines += [f"{result} = {page.kind}(model, data.x, data.y, ball)"]
     if page.kind == "attack" and first.smoothed:
         lines += ["print(found.correct, found.wrong, found.abstained, found.flips.values)"]
     elif page.kind == "attack":

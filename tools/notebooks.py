@@ -63,7 +63,7 @@ def page(notebook: dict[str, Any], stem: str) -> tuple[str, dict[str, bytes]]:
         if cell["cell_type"] == "markdown":
             parts.append(source(cell))
             continue
-        parts.append(f"```python\n{source(cell)}\n```")
+        parts.append(f"```python\n{source(cell).removesuffix(';')}\n```")
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
                 name = f"notebook-{stem}-{len(pictures) + 1}.png"
