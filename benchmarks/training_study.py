@@ -58,6 +58,8 @@ OBJECTIVES: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "knapsack w1": ("knapsack", "W2-Linf", 1, {"weight_order": 1.0, "beta": 8.0}),
     "knapsack ce": ("knapsack", "W2-Linf", 1, {"boundary": "ce"}),
 }
+_ATTACKED = ("clean", "Winf@1", "W2@1", "W1@1", "W2@2")
+_CERTIFIED = ("W1@0.25", "W1@0.5", "W2@0.25", "W2@0.5")
 _ADAM = {"optimiser": "adam", "weight_decay": 0.0}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "digits": {"data": "digits", "model": "digits-mlp-64", "n": None, "validation": 200, "test": 397, "radius": 0.1, "steps": 5,
@@ -175,24 +177,41 @@ def certify(name: str, given: argparse.Namespace, n: int = 100) -> None:
 
 
 def table(name: str, records: Path) -> None:
-    """Mean and standard deviation over seeds, in percent; one seed is marked by the absence of a spread."""
-    columns = ("clean", "Winf@1", "W2@1", "W1@1", "W2@2")
+    """Mean and standard deviation over seeds, in percent, printed and kept beside the records; one seed has no spread."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(records.glob(f"{name}-*.json"))]
     found = [record for record in found if record["protocol"] == name]
-    print("| objective | seeds | " + " | ".join(columns) + " | forward + backward passes an image | seconds |")
-    print("|---" * (len(columns) + 4) + "|")
-    for label in OBJECTIVES:
-        rows = [record for record in found if record["label"] == label]
+    by_label = {label: [one for one in found if one["label"] == label] for label in OBJECTIVES}
+    summary: dict[str, Any] = {"protocol": name, "attacked": {}, "certified": {}}
+    for label, rows in by_label.items():
         if not rows:
             continue
-        cells = []
-        for column in columns:
-            values = [100 * row["best"][column] for row in rows]
-            spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}")
-        passes = statistics.mean(row["passes"] / row["images"] / row["settings"]["epochs"] for row in rows)
-        seconds = statistics.mean(row["seconds"] for row in rows)
-        print(f"| {label} | {len(rows)} | " + " | ".join(cells) + f" | {passes:.1f} | {seconds:.0f} |")
+        summary["attacked"][label] = {
+            "seeds": len(rows),
+            **{column: _spread([100 * row["best"][column] for row in rows]) for column in _ATTACKED},
+            "passes an image": round(statistics.mean(one["passes"] / one["images"] / one["settings"]["epochs"] for one in rows), 1),
+            "seconds": round(statistics.mean(row["seconds"] for row in rows)),
+        }  # fmt: skip
+        proved = [row["certified"] for row in rows if "certified" in row]
+        if proved:
+            summary["certified"][label] = {
+                "seeds": len(proved), "mean radius": _spread([one["mean radius"] for one in proved], 3),
+                **{
+                    f"{column} {side}": _spread([100 * one[column][k] for one in proved])
+                    for column in _CERTIFIED for k, side in enumerate(("certified", "attacked"))
+                },
+            }  # fmt: skip
+    for side in ("attacked", "certified"):
+        for number, (label, row) in enumerate(summary[side].items()):
+            if number == 0:
+                print("| objective | " + " | ".join(row) + " |\n" + "|---" * (len(row) + 1) + "|")
+            print(f"| {label} | " + " | ".join(str(cell) for cell in row.values()) + " |")
+        print()
+    (records.parent / f"training_{name}.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def _spread(values: list[float], digits: int = 1) -> str:
+    spread = f" +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def main() -> None:
