@@ -39,7 +39,7 @@ def _data(model: nn.Module, n: int = 6) -> tuple[Tensor, Tensor]:
     ("seed", "r"),
     [
         pytest.param(0, 1.0, marks=pytest.mark.slow),
-        (0, 2.0),
+        pytest.param(0, 2.0, marks=pytest.mark.slow),
         pytest.param(0, math.inf, marks=pytest.mark.slow),
         (4, math.inf),
     ],

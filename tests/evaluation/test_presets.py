@@ -42,7 +42,7 @@ def test_every_attack_of_the_catalogue_runs_and_is_audited(name: str) -> None:
 
 
 def test_auto_refines_where_the_bracket_is_open(tmp_path: Path) -> None:
-    model, data = wt.load_model("digits-cnn-robust").model, wt.load_data("digits", n=24)
+    model, data = wt.load_model("digits-cnn-robust").model, wt.load_data("digits", n=12)
     threats = ["W1-Linf@0.02", "Linf@0.1"]
     kinds = {
         preset: wt.benchmark(model, data, threats, preset=preset, progress=False, run_dir=tmp_path / preset)
