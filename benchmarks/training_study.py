@@ -59,7 +59,7 @@ OBJECTIVES: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "knapsack ce": ("knapsack", "W2-Linf", 1, {"boundary": "ce"}),
 }
 _ATTACKED = ("clean", "Winf@1", "W2@1", "W1@1", "W2@2")
-_CERTIFIED = ("W1@0.25", "W1@0.5", "W2@0.25", "W2@0.5")
+_CERTIFIED = ("W1@0.5", "W1@1", "W2@0.5", "W2@1")
 _ADAM = {"optimiser": "adam", "weight_decay": 0.0}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "digits": {"data": "digits", "model": "digits-mlp-64", "n": None, "validation": 200, "test": 397, "radius": 0.1, "steps": 5,

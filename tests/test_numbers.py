@@ -82,7 +82,7 @@ def listed() -> list[dict[str, str]]:
 @pytest.mark.parametrize("row", listed(), ids=lambda row: f"{row['page']}#{row['anchor']}")
 def test_the_table_is_in_its_record(row: dict[str, str]) -> None:
     known: list[float] = []
-    for name in re.findall(r"`([\w.]+\.json)`", row["record"]):
+    for name in re.findall(r"`([\w./-]+\.json)`", row["record"]):
         known += floats(json.loads((RECORDS / name).read_text(encoding="utf-8")))
     for script in re.findall(r"`([\w/]+\.py)", row["script"]):
         assert (ROOT / script).exists() or (ROOT / "benchmarks" / script).exists(), script
