@@ -191,7 +191,7 @@ def test_more_steps_are_not_worse(kind: type[wt.DDN | wt.FMN | wt.PDPGD], few: i
     assert float(case.nearest.median()) <= float(long.median())
 
 
-@pytest.mark.parametrize("r", [1.0, *NORMS])
+@pytest.mark.parametrize("r", [pytest.param(1.0, marks=pytest.mark.slow), *NORMS])
 def test_the_ensemble_is_as_strong_as_its_members(r: float) -> None:
     case, steps, queries = digits("digits-mlp", r), 10, 100
     left = case.survivors(wt.AutoAttack(steps=steps, queries=queries))

@@ -90,6 +90,7 @@ def test_multipliers_and_slopes_are_sound_on_every_side() -> None:
     assert (found <= least + 1e-9).all()
 
 
+@pytest.mark.slow
 def test_methods_are_ordered_on_the_digits_network() -> None:
     model, data = wt.load_model("digits-cnn").model, wt.load_data("digits", n=6)
     ball = PointwiseBall(radius=0.05, r=math.inf)

@@ -25,7 +25,7 @@ def _lowest(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.gather(2, index).squeeze(2) - logits.scatter(2, index, -math.inf).amax(2)).amin(0)
 
 
-@pytest.mark.parametrize("group", range(GROUPS))
+@pytest.mark.parametrize("group", [pytest.param(k, marks=[pytest.mark.slow] if k > 2 else []) for k in range(GROUPS)])
 @torch.no_grad()
 def test_every_node_and_every_margin(group: int) -> None:
     for seed in range(group * EACH, (group + 1) * EACH):

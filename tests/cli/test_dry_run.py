@@ -25,7 +25,7 @@ def preview(command: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str,
     return found
 
 
-@pytest.mark.parametrize("method", ["wda++", "wda"])
+@pytest.mark.parametrize("method", ["wda++", pytest.param("wda", marks=pytest.mark.slow)])
 def test_passes_are_near_those_of_the_run(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["attack", "-a", method, "-m", "digits-mlp-robust", "-n", "8", "-t", "Linf@0.02", "-q"]
     expected = preview(command, capsys)
