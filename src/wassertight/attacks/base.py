@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wassertight.attacks.reweighting import Reweighting, buy, describe, worst_law
+from wassertight.geometry.norms import per_sample_mask
 from wassertight.inputs import check_inputs, check_weights
 from wassertight.queries import ModelQueries
 from wassertight.threats import AuditReport, DivergenceBall, ThreatModel, audit_measure, moves_alone
@@ -215,7 +216,7 @@ def conclude(
     distances = flip_distances(queries.logits, x, y, found.points, threat, clean_right)
     flips = FlipDistances.attacked(distances, mass)
     flipped = torch.isfinite(distances) & (distances > 0)
-    points = torch.where(flipped.view(-1, *(1,) * (x.ndim - 1)), found.points, x)
+    points = torch.where(per_sample_mask(flipped, x), found.points, x)
     allocation: Allocation | JointAllocation
     measure, costs = found.measure, distances
     if isinstance(threat, DivergenceBall):

@@ -23,6 +23,7 @@ from torch import Tensor
 from wassertight.attacks.base import Attack, Found, Problem
 from wassertight.attacks.minimum_norm import Effort, MinimumNorm
 from wassertight.geometry import dual_direction, project_box
+from wassertight.geometry.norms import per_sample_mask
 from wassertight.losses import class_margin
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
@@ -104,7 +105,7 @@ class WDAPlusPlus(Attack):
         low, high = inner[hit], outer[hit]
         for _ in range(self.halvings if len(hit) else 0):
             middle = (low + high) / 2
-            wrong = (queries.logits(middle).argmax(1) != y[hit]).view(-1, *(1,) * (x.ndim - 1))
+            wrong = per_sample_mask(queries.logits(middle).argmax(1) != y[hit], middle)
             low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
         points = x.clone()
         points[hit] = high

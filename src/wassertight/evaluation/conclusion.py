@@ -20,6 +20,7 @@ from wassertight.evaluation.store import Outcome
 from wassertight.evaluation.summaries import Known, draw_curves, summarise_brackets, summarise_distances
 from wassertight.evaluation.targets import identity, shared_threat
 from wassertight.geometry import norm_name
+from wassertight.geometry.norms import per_sample_mask
 from wassertight.queries import ModelQueries
 from wassertight.records import Audit, Flag, PassCount, Record, Result, Seconds
 from wassertight.threats import DivergenceBall, ImageWasserstein, ThreatModel, moves_alone
@@ -161,12 +162,12 @@ def _pool(
         points = attack.joined(stage, "points").to(plan.x.device)
         distances = flip_distances(queries.logits, plan.x, plan.y, points, threat, right)
         flipped = torch.isfinite(distances) & (distances > 0)
-        points = torch.where(_wide(flipped, points), points, plan.x)
+        points = torch.where(per_sample_mask(flipped, points), points, plan.x)
         if known.points is None or known.attacked is None:
             known.points, known.attacked = points, FlipDistances.attacked(distances)
         else:
             nearer = distances < known.attacked.values
-            known.points = torch.where(_wide(nearer, points), points, known.points)
+            known.points = torch.where(per_sample_mask(nearer, points), points, known.points)
             known.attacked = FlipDistances.attacked(torch.minimum(distances, known.attacked.values))
     stage = f"certificate-{threat.ground}"
     if stage in certificate.outcomes:
@@ -276,7 +277,3 @@ def _assumptions(plan: Plan, certificate: Side) -> list[str]:
             "by 1e-9 relatively"
         )
     return list(dict.fromkeys(texts))
-
-
-def _wide(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.view(-1, *(1,) * (like.ndim - 1))

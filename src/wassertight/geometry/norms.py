@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wassertight.types import InputError
@@ -51,6 +51,11 @@ def norm(d: Float[Tensor, "n *features"], r: float, *, dtype: torch.dtype | None
 def per_sample(v: Float[Tensor, " n"], like: Float[Tensor, "n *features"]) -> Tensor:
     """Reshape one number a sample so that it broadcasts over the features of `like`."""
     return v.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
+
+
+def per_sample_mask(mask: Bool[Tensor, " n"], like: Float[Tensor, "n *features"]) -> Tensor:
+    """Reshape one truth value a sample so that it broadcasts over the features of `like`."""
+    return mask.view(-1, *(1,) * (like.ndim - 1))
 
 
 def dual_direction(g: Float[Tensor, "n *features"], r: float) -> Float[Tensor, "n *features"]:

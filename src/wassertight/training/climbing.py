@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wassertight.attacks.pgd import ascent_step
 from wassertight.geometry import project_box
+from wassertight.geometry.norms import per_sample_mask
 from wassertight.losses import cross_entropy
 from wassertight.threats import ThreatModel
 from wassertight.training.base import Context, Crafted, Objective, check_settings, check_threat, crafting
@@ -61,7 +62,7 @@ def _better(best: Tensor, top: Tensor | None, z: Tensor, height: Tensor) -> tupl
     if top is None:
         return z, height
     up = height > top
-    return torch.where(up.view(-1, *(1,) * (z.ndim - 1)), z, best), torch.where(up, height, top)
+    return torch.where(per_sample_mask(up, z), z, best), torch.where(up, height, top)
 
 
 def started(

@@ -26,6 +26,7 @@ from wassertight.attacks.foreign.libraries import Answering, Called, called, qui
 from wassertight.attacks.incumbent import Incumbent, pull_back
 from wassertight.attacks.minimum_norm.search import farthest, nearest_flips, within_rounding
 from wassertight.geometry import project_box
+from wassertight.geometry.norms import per_sample_mask
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel, moves_alone
 from wassertight.types import InputError, ThreatError, WassertightError
@@ -153,5 +154,5 @@ class Foreign(Attack):
             raise InputError(f"{self.attack} returned {shape} for images of shape {tuple(x.shape)}")
         moved = moved.detach().to(x)
         moved = moved if plain else low + span * moved
-        fine = torch.isfinite(moved).flatten(1).all(1).view(-1, *(1,) * (x.ndim - 1))
+        fine = per_sample_mask(torch.isfinite(moved).flatten(1).all(1), x)
         return project_box(torch.where(fine, moved, x), threat.bounds)

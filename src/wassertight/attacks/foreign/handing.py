@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wassertight.attacks.base import Attack
 from wassertight.attacks.wda_plus import WDAPlusPlus
+from wassertight.geometry.norms import per_sample_mask
 from wassertight.packages import optional_package
 from wassertight.threats import DivergenceBall, PointwiseBall, ThreatModel, parse
 from wassertight.types import InputError, Model, ThreatError
@@ -44,7 +45,7 @@ def as_torchattacks(model: Model, threat: str | ThreatModel, attack: Attack | No
             x, y = inputs.clone().detach().to(self.device), labels.clone().detach().to(self.device)
             found = ours(self.get_logits, x, y, ball, seed=seed)
             paid: Tensor = found.allocation.fractions  # type: ignore[union-attr]
-            return torch.where((paid >= 1).to(x.device).view(-1, *(1,) * (x.ndim - 1)), found.points, x)
+            return torch.where(per_sample_mask((paid >= 1).to(x.device), x), found.points, x)
 
     return Ours()
 

@@ -23,7 +23,7 @@ from wassertight.packages import optional_package
 from wassertight.queries import ModelQueries
 from wassertight.types import InputError
 
-_NAMES = {math.inf: "Linf", 2.0: "L2", 1.0: "L1"}
+_ORDERS = (math.inf, 2.0, 1.0)
 _OTHER_NORMS = {"PGDL2": 2.0, "PGDRSL2": 2.0, "CW": 2.0, "DeepFool": 2.0, "EADL1": 1.0, "EADEN": 1.0, "SparseFool": 1.0}
 """torchattacks' attacks for one norm that is not l_inf; those without `eps` that are not here are for no norm."""
 _VERSIONS = ("standard", "plus", "rand", "custom")
@@ -99,7 +99,7 @@ def call_torchattacks(name: str, settings: Mapping[str, Any]) -> Called:
     share = allowed["alpha"].default / allowed["eps"].default if {"alpha", "eps"} <= allowed.keys() else None
 
     def run(model: Answering, x: Tensor, y: Tensor, radius: float, r: float, seed: int) -> Tensor:
-        extra: dict[str, Any] = {"norm": _NAMES[r], "seed": seed, "n_classes": model.classes, "eps": radius}
+        extra: dict[str, Any] = {"norm": norm_name(r), "seed": seed, "n_classes": model.classes, "eps": radius}
         if share is not None:
             extra["alpha"] = share * radius
         known = {key: value for key, value in extra.items() if key in allowed}
@@ -108,7 +108,7 @@ def call_torchattacks(name: str, settings: Mapping[str, Any]) -> Called:
 
     norms: tuple[float, ...] = (_OTHER_NORMS.get(name, math.inf),) if fixed or name in _OTHER_NORMS else ()
     if "norm" in allowed:
-        norms = tuple(r for r, one in _NAMES.items() if one == settings.get("norm", one))
+        norms = tuple(r for r in _ORDERS if norm_name(r) == settings.get("norm", norm_name(r)))
     return Called(fixed=fixed, norms=norms, run=run)
 
 
@@ -121,7 +121,7 @@ def call_autoattack(name: str, settings: Mapping[str, Any]) -> Called:
 
     def run(model: Answering, x: Tensor, y: Tensor, radius: float, r: float, seed: int) -> Tensor:
         attack = kind(
-            model, norm=_NAMES[r], eps=radius, seed=seed, version=name, device=x.device, verbose=False, **settings
+            model, norm=norm_name(r), eps=radius, seed=seed, version=name, device=x.device, verbose=False, **settings
         )
         for part in ("apgd_targeted", "fab"):
             if hasattr(attack, part):
@@ -129,7 +129,7 @@ def call_autoattack(name: str, settings: Mapping[str, Any]) -> Called:
         moved: Tensor = attack.run_standard_evaluation(x, y, bs=len(x))
         return moved
 
-    return Called(fixed=True, norms=tuple(_NAMES), run=run)
+    return Called(fixed=True, norms=_ORDERS, run=run)
 
 
 LIBRARIES: dict[str, Callable[[str, Mapping[str, Any]], Called]] = {

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from wassertight.geometry.norms import per_sample_mask
 from wassertight.losses import cross_entropy
 from wassertight.training.base import Context, Crafted, Metrics, Objective, Outer, check_settings
 from wassertight.training.objectives.udr import UDR
@@ -77,7 +78,7 @@ class ARMOR(Objective):
         crafted = self.base.craft(model, x, y, context)
         if self.movable is not None:
             free = torch.isin(y, torch.tensor(self.movable, device=y.device))
-            crafted.z = torch.where(free.view(-1, *(1,) * (x.ndim - 1)), crafted.z, x)
+            crafted.z = torch.where(per_sample_mask(free, x), crafted.z, x)
             if "cost" in crafted.notes:
                 crafted.notes["cost"] = torch.where(free, crafted.notes["cost"], 0.0)
         return crafted
