@@ -49,13 +49,11 @@ def _take_defaults(context: Any, path: Path) -> Path:
                 f"{path}: {command} has no option {key!r}; did you mean {near!r}? Keys are the long option names: "
                 f"{', '.join(sorted(known))}"
             )
-        parameter = known[key]
-        if isinstance(value, list) != bool(getattr(parameter, "multiple", False)) and isinstance(value, (list, dict)):
+        several = bool(getattr(known[key], "multiple", False))
+        if isinstance(value, dict if several else list):
             raise DataError(f"{path}: {key!r} takes one value, got {value!r}")
-        texts = [str(item) for item in value] if isinstance(value, list) else str(value)
-        found[parameter.name or key] = (
-            [texts] if getattr(parameter, "multiple", False) and texts == str(value) else texts
-        )
+        texts = [str(item) for item in (value if isinstance(value, list) else [value])]
+        found[known[key].name or key] = texts if several else texts[0]
     context.default_map = {**(context.default_map or {}), **found}
     return path
 

@@ -178,7 +178,7 @@ def carry_out(order: Training) -> int:
             "data": f"{len(kept)} images of {job.data}, {count} more for validation",
             "evaluation": list(job.evaluation_threats) if order.evaluate else None,
         }  # fmt: skip
-        after = _plan(model, job, order, settings.seed) if order.evaluate else None
+        after = _plan(model, _test_data(job), job, order, settings.seed) if order.evaluate else None
         pair = (x[kept], y[kept])
         return preview_training(facts, model, pair, objective, settings, after, directory, as_json=order.as_json)
     if not order.quiet:
@@ -206,8 +206,9 @@ def carry_out(order: Training) -> int:
     if order.evaluate:
         last: Any = copy.deepcopy(before)
         load_weights(last, directory / LAST)
+        test = _test_data(job)
         for key, network_ in (("start", before), ("end", model), ("last", last)):
-            result[key] = _evaluated(network_, key, job, order, directory, settings.seed)
+            result[key] = _evaluated(network_, test, key, job, order, directory, settings.seed)
     write_whole(directory / "result.json", (json.dumps(result, indent=1) + "\n").encode())
     _show(result, order, directory)
     return 0
@@ -230,20 +231,27 @@ def settings_of(values: Mapping[str, Any]) -> Any:
     return Settings(**plain)
 
 
-def _evaluated(model: Any, name: str, job: Job, order: Training, directory: Path, seed: int) -> list[dict[str, Any]]:
+def _evaluated(
+    model: Any, test: Any, name: str, job: Job, order: Training, directory: Path, seed: int
+) -> list[dict[str, Any]]:
     from wassertight.evaluation import execute
 
-    plan = _plan(model.eval(), job, order, seed, name)
+    plan = _plan(model.eval(), test, job, order, seed, name)
     report = execute(plan, run_dir=directory / f"evaluation-{name}", progress=not (order.quiet or order.as_json))
     return [json.loads(result.model_dump_json()) for result in report.results]
 
 
-def _plan(model: Any, job: Job, order: Training, seed: int, name: str = "start") -> Any:
+def _test_data(job: Job) -> Any:
     from wassertight.data import load_data
+
+    return load_data(job.data, n=job.evaluation_n or None)
+
+
+def _plan(model: Any, test: Any, job: Job, order: Training, seed: int, name: str = "start") -> Any:
     from wassertight.evaluation import make_plan
 
     return make_plan(
-        model, load_data(job.data, n=job.evaluation_n or None), list(job.evaluation_threats),
+        model, test, list(job.evaluation_threats),
         attack="wda++", certificate=None if job.certificate == "none" else job.certificate, preset=job.preset,
         seed=seed, device="cpu" if order.device == "cpu" else "auto", skip_unsupported=True,
         model_name=name, data_name=job.data,

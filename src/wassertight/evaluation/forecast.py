@@ -89,13 +89,12 @@ def forecast(plan: Plan, store: Store) -> Forecast:
     """
     speed = measure_speed(plan.model, plan.x[: plan.batch_size])
     passes, own = (None, 0.0) if plan.attack is None else _attack_passes(plan)
-    done = plan.certificate is None
     units = [unit for kind in ("attack", "certificate") for unit in plan.units(kind)]
     return Forecast(
         speed=speed,
         attack=passes,
         attack_seconds=None if passes is None else speed.seconds(passes) + own,
-        certificate_seconds=None if done else _certificate_seconds(plan, speed),
+        certificate_seconds=None if plan.certificate is None else _certificate_seconds(plan, speed),
         stored=sum(store.holds_unit(unit.key) for unit in units),
         units=len(units),
     )
