@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 import types
-import warnings
 from functools import cache
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import wassertight as wt
+from other_libraries import library
 from wassertight.attacks import APGD, Foreign, WDAPlusPlus, as_foolbox, as_torchattacks
 from wassertight.certificates import LinearPropagation
 from wassertight.cli.main import run
@@ -26,26 +25,6 @@ from wassertight.types import InputError, PackageError, ThreatError
 
 QUICK = WDAPlusPlus(passes=50)
 STILL = {"random_start": False}
-
-
-def _library(name: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            pytest.skip(f"{name} cannot be imported ({error})")
-
-
-@pytest.fixture(scope="module")
-def foolbox() -> Any:
-    _library("foolbox.attacks")
-    return _library("foolbox")
-
-
-@pytest.fixture(scope="module")
-def torchattacks() -> Any:
-    return _library("torchattacks")
 
 
 @cache
@@ -73,7 +52,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "settings", "text"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_flips_are_real_and_between_the_bounds(name: str, settings: dict[str, Any], text: str) -> None:
-    _library(name.partition(":")[0])
+    library(name.partition(":")[0])
     model, x, y = digits()
     ball = threat(text)
     found = Foreign(attack=name, settings=settings)(model, x, y, ball)
@@ -115,7 +94,7 @@ def test_at_a_pointwise_radius_it_is_the_librarys_own_call(foolbox: Any, torchat
 )
 def test_exact_on_a_linear_model_in_any_box(attack: str, r: float) -> None:
     """One gradient step finds the exact direction: the bisected, drawn-in distance is that to the hyperplane."""
-    _library(attack.partition(":")[0])
+    library(attack.partition(":")[0])
     model, x = nn.Linear(12, 2), torch.rand(20, 1, 3, 4) * 4 - 1
     net = nn.Sequential(nn.Flatten(), model)
     with torch.no_grad():

@@ -6,9 +6,7 @@ torchattacks`, whose metadata asks for a torchvision it does not import).
 
 from __future__ import annotations
 
-import importlib
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -28,27 +26,6 @@ NETWORKS = ("digits-mlp", "digits-cnn", "digits-cnn-robust")
 NORMS = {math.inf: "Linf", 2.0: "L2"}
 TOLERANCE = 2
 """Samples of 60 by which seeds alone make two runs of one attack differ."""
-
-
-def _library(name: str) -> Any:
-    """The other library, or a skip that says how to get it; its own warnings at import are not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            pytest.skip(f"{name} cannot be imported ({error}); pip install {name.removesuffix('.attacks')}")
-
-
-@pytest.fixture(scope="module")
-def torchattacks() -> Any:
-    return _library("torchattacks")
-
-
-@pytest.fixture(scope="module")
-def foolbox() -> Any:
-    _library("foolbox.attacks")
-    return _library("foolbox")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
