@@ -56,6 +56,7 @@ OBJECTIVES: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "w-dro": ("w-dro", "W2-Linf", 1, {}),
     "knapsack": ("knapsack", "W2-Linf", 1, {}),
     "knapsack w1": ("knapsack", "W2-Linf", 1, {"weight_order": 1.0, "beta": 8.0}),
+    "knapsack-trades": ("knapsack-trades", "W2-Linf", 1, {"base.beta": 6.0, "base.steps": 7}),
     "knapsack ce": ("knapsack", "W2-Linf", 1, {"boundary": "ce"}),
 }
 _ATTACKED = ("clean", "Winf@1", "W2@1", "W1@1", "W2@2")
@@ -70,7 +71,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
                   "settings": {**_ADAM, "epochs": 10, "batch_size": 128, "rate": 5e-3, "schedule": "triangle"}},
     "cifar": {"model": "cifar-resnet-small", "n": 20000, "validation": 1000, "test": 1000, "radius": 4 / 255, "steps": 7,
               "settings": {"optimiser": "sgd", "rate": 0.05, "weight_decay": 5e-4, "epochs": 15, "batch_size": 128,
-                           "schedule": "triangle", "augment": "crop-flip"}},
+                           "schedule": "triangle", "augment": "crop-flip", "channels_last": True}},
     "finetune-mnist": {"start": "mnist_cnn_a_adv", "n": 20000, "validation": 1000, "test": 1000, "radius": 0.3, "steps": 7,
                        "settings": {"optimiser": "sgd", "rate": 0.01, "nesterov": True, "schedule": "cosine", "epochs": 5,
                                     "batch_size": 256, "ema": 0.995}},

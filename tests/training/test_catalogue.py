@@ -53,6 +53,9 @@ def test_settings_find_their_owner() -> None:
     assert isinstance(armor, ARMOR)
     assert (built.gamma, armor.eps, armor.base.price, armor.base.base.beta) == (0.01, 0.3, 2.0, 7)
     assert make_objective("armor-kl-mart", threat("Linf@0.1")).base.inner == "full"
+    dual = make_objective("knapsack-trades", threat("W2-Linf@0.1"), {"beta": 2.0, "base.beta": 3.0, "base.steps": 5})
+    assert (dual.beta, dual.steps, dual.base.beta, dual.base.steps) == (2.0, 10, 3.0, 5)
+    assert (dual.threat.p, dual.base.threat) == (2.0, threat("Linf@0.1"))
     assert make_objective("fgsm-rs", threat("Linf@0.1")).step == pytest.approx(0.125)
 
 
@@ -61,6 +64,8 @@ def test_errors_teach() -> None:
         find_objective("trade")
     with pytest.raises(InputError, match="it has: beta"):
         make_objective("trades", threat("Linf@0.1"), {"betta": 1})
+    with pytest.raises(InputError, match=r"has no setting 'x'.* base\.beta"):
+        make_objective("knapsack-trades", threat("W2-Linf@0.1"), {"x": 1})
     with pytest.raises(InputError, match="needs a threat"):
         make_objective("trades")
     with pytest.raises(InputError, match=r"unknown wrapper \+swa"):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from wassertight.geometry import closest_on_hyperplane, conjugate
 from wassertight.threats import WassersteinBall
-from wassertight.training import Context, Knapsack
+from wassertight.training import Context, Knapsack, PGDTraining
 from wassertight.training.objectives.knapsack import envelope, tail
 from wassertight.transport import FlipDistances
+from wassertight.types import InputError
 
 N = 40
 
@@ -148,3 +149,18 @@ def test_hopeless_and_safe_samples_have_no_weight() -> None:
     v = model.weight[1] - model.weight[0]
     expected = 2 * d / u**2 / v.norm()
     assert torch.allclose(weight[inside], expected[inside].detach(), rtol=1e-4)
+
+
+def test_a_base_takes_the_place_of_the_clean_term() -> None:
+    model, x, y = linear()
+    ball = WassersteinBall(radius=0.3, p=2, r=2, bounds=None)
+    base = PGDTraining(threat=ball.pointwise, start="zero", steps=4)
+    plain, joined = Knapsack(threat=ball, beta=2.0), Knapsack(threat=ball, beta=2.0, base=base)
+    losses = [float(one(model, x, y, Context()).detach()) for one in (plain, joined, base)]
+    clean = float(nn.functional.cross_entropy(model(x), y).detach())
+    assert losses[1] - losses[2] == pytest.approx(losses[0] - clean, abs=1e-12)
+    assert losses[0] - clean > 0.1
+    silent = Knapsack(threat=ball, beta=0.0, base=base)
+    assert float(silent(model, x, y, Context()).detach()) == pytest.approx(losses[2], abs=1e-12)
+    with pytest.raises(InputError, match="cannot have a base"):
+        Knapsack(threat=ball, base=base, wrong="ce")

@@ -39,12 +39,12 @@ def norm(d: Float[Tensor, "n *features"], r: float, *, dtype: torch.dtype | None
     >>> norm(torch.tensor([[3.0, -4.0]]), 2.0).tolist()
     [5.0]
     """
-    flat = d.flatten(1) if dtype is None else d.flatten(1).to(dtype)
+    flat, wanted = d.flatten(1), d.dtype if dtype is None else dtype
     if math.isinf(r):
-        return flat.abs().amax(1)
+        return flat.abs().amax(1).to(wanted)
     if r == 1:
-        return flat.abs().sum(1)
-    size: Tensor = torch.linalg.vector_norm(flat, ord=r, dim=1)
+        return flat.abs().sum(1, dtype=wanted)
+    size: Tensor = torch.linalg.vector_norm(flat, ord=r, dim=1, dtype=wanted)
     return size
 
 

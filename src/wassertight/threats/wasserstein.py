@@ -104,9 +104,10 @@ class WassersteinBall:
         if self.projection == "euclidean":
             d = self._shrink(d, _mass(weights, x))
         else:
-            length = self.spent(z, x, weights)
+            size = norm(d, self.r, dtype=torch.float64)
+            length = mean_cost(size, _mass(weights, x), self.p)
             factor = min(1.0, self.radius / length) if length > 0 else 1.0
-            d = project_ball(d, factor * norm(d, self.r), self.r) if math.isinf(self.r) else d * factor
+            d = project_ball(d, factor * size, self.r) if math.isinf(self.r) else d * factor
         return project_box(x + d, self.bounds)
 
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from wassertight.errors import InputError
 
 _ALL = (1.0, 2.0, float("inf"))
+_INNER = "base."
 _ABOVE_ONE, _POINTWISE, _FINITE = "p > 1", "p = inf", "p < inf"
 
 
@@ -74,6 +75,11 @@ _WEIGHTED = tuple(
     for key, divergence in _DIVERGENCES.items()
     for entry in (*(e for e in _PLAIN if e.name in ("pgd", "trades", "mart", "wrm")), *_SOFT)
 )  # fmt: skip
+_BOTH = tuple(
+    _plain(f"knapsack-{base}", "knapsack:Knapsack", "ours", f"{base} in the pointwise ball plus the knapsack dual", base=base,
+           orders=_FINITE)
+    for base in ("pgd", "trades", "mart")
+)  # fmt: skip
 _WRAPPERS = (
     _plain("awp", "weight_perturbation:AdversarialWeights", "2004.05884", "written <objective>+awp: adversarial weights",
            base="any", orders="any p >= 1"),
@@ -90,7 +96,7 @@ def objective_entries() -> tuple[Entry, ...]:
     >>> [entry.name for entry in objective_entries()][:4]
     ['standard', 'pgd', 'fgsm-rs', 'trades']
     """
-    return (*_PLAIN, *_SOFT, *_WEIGHTED, *_WRAPPERS)
+    return (*_PLAIN, *_BOTH, *_SOFT, *_WEIGHTED, *_WRAPPERS)
 
 
 def find_objective(name: str) -> Entry:
@@ -102,7 +108,7 @@ def find_objective(name: str) -> Entry:
     >>> find_objective("trades+awp").reference
     '1901.08573'
     """
-    known = {entry.name: entry for entry in (*_PLAIN, *_SOFT, *_WEIGHTED)}
+    known = {entry.name: entry for entry in (*_PLAIN, *_BOTH, *_SOFT, *_WEIGHTED)}
     first = name.partition("+")[0]
     if first not in known:
         near = difflib.get_close_matches(first, known, n=1, cutoff=0.0)[0]
@@ -119,7 +125,8 @@ def make_objective(name: str, threat: Any = None, settings: Mapping[str, Any] | 
     Args:
         name: see `objective_entries`.
         threat: the ball, a threat object; not needed by "standard" and "noise".
-        settings: of the objective, of what it wraps and of its wrappers, by field name; the outermost that has it takes it.
+        settings: of the objective, of what it wraps and of its wrappers, by field name; the outermost that has it takes it,
+            "base.beta" goes one further in.
 
     Raises:
         InputError: unknown names and settings, or a missing threat.
@@ -153,11 +160,15 @@ def _wrapper(name: str) -> Entry:
 def _build(entry: Entry, threat: Any, left: dict[str, Any]) -> Any:
     made = _class(entry)
     own = {**entry.preset, **_take(made, left)}
+    with_threat = "threat" in _fields(made)
     if entry.base is not None:
+        left |= {key.removeprefix(_INNER): left.pop(key) for key in list(left) if key.startswith(_INNER)}
         if entry.base == "mart" and entry.target == _ARMOR:
             left.setdefault("inner", "full")
-        own["base"] = _build(find_objective(entry.base), threat, left)
-    elif entry.needs_threat:
+        own["base"] = _build(
+            find_objective(entry.base), getattr(threat, "pointwise", threat) if with_threat else threat, left
+        )
+    if entry.needs_threat and (with_threat or entry.base is None):
         own["threat"] = threat
     return made(**own)
 
@@ -173,7 +184,9 @@ def _fields(made: Any) -> set[str]:
 
 def _names(entry: Entry) -> list[str]:
     own = sorted(_fields(_class(entry)) - {"base", "threat"})
-    return own if entry.base is None else [*own, *_names(find_objective(entry.base))]
+    if entry.base is None:
+        return own
+    return [*own, *(_INNER + name if name in own else name for name in _names(find_objective(entry.base)))]
 
 
 def _class(entry: Entry) -> Any:

@@ -30,14 +30,23 @@ _TOUCH = 1e-6
 """Coordinates this close to a wall, relative to the box, touch it."""
 
 
+@dataclass(kw_only=True, eq=False)
+class _Joined(Crafted):
+    """Boundary points, and what the base crafted."""
+
+    inner: Crafted | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Knapsack(Objective):
-    """`min E CE(x) + beta { (radius / u)^p + E psi }`, `psi = (1 - (d / u)^p)_+` if correct, 1 if wrong.
+    """`min E base(x) + beta { (radius / u)^p + E psi }`, `psi = (1 - (d / u)^p)_+` if correct, 1 if wrong.
 
-    d is differentiated by the envelope theorem: its gradient is `eta` times that of the margin at the boundary point.
+    The base is CE(x), or another objective against the pointwise ball of the same radius ("knapsack-trades"), which keeps
+    the samples that the dual has given up or calls safe. d is differentiated by the envelope theorem: its gradient is `eta` times that of the margin at the boundary point.
 
     Args:
         threat: a W_p ball with finite p.
+        base: what replaces CE(x), or None.
         beta: weight of the dual (4 proposed).
         steps: of the search, a pass each; 0 with estimator "first_order".
         halvings: bisections towards the boundary, a forward pass each; one projection onto it follows.
@@ -55,6 +64,7 @@ class Knapsack(Objective):
     name: ClassVar[str] = "knapsack"
 
     threat: ThreatModel
+    base: Objective | None = None
     beta: float = 4.0
     steps: int = 10
     halvings: int = 6
@@ -85,9 +95,22 @@ class Knapsack(Objective):
         ):
             if value not in allowed:
                 raise InputError(f"objective 'knapsack' takes {' or '.join(allowed)}, got {value!r}")
+        if self.base is not None and self.wrong == "ce":
+            raise InputError("wrong='ce' is the bound without another term: it cannot have a base")
+
+    def prepare(self, model: nn.Module, x: Tensor, y: Tensor, context: Context) -> None:
+        """The base's."""
+        if self.base is not None:
+            self.base.prepare(model, x, y, context)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, context: Context) -> Crafted:
-        """Boundary points, distances, the class met, and the weight of every sample's margin there."""
+        """Boundary points, distances, the class met, and the weight of every sample's margin there; the base's points."""
+        crafted = self._bound(model, x, y, context)
+        if self.base is not None:
+            crafted.inner = self.base.craft(model, x, y, context)
+        return crafted
+
+    def _bound(self, model: nn.Module, x: Tensor, y: Tensor, context: Context) -> _Joined:
         u = context.number("cut", 2 * self.threat.radius)
         with crafting(model, context):
             queries = ModelQueries(model, batch_size=len(x))
@@ -99,7 +122,7 @@ class Knapsack(Objective):
             logits, height, g = queries.gradient(z, y, margin)
         other = best_other(logits, y)[1]
         if self.threat.radius == 0:
-            return Crafted(x=x, y=y, z=x, notes={"distance": d, "other": other, "weight": torch.zeros_like(d)})
+            return _Joined(x=x, y=y, z=x, notes={"distance": d, "other": other, "weight": torch.zeros_like(d)})
         eta = envelope(g, z, x, self.threat.r, self.threat.bounds).double()
         near = torch.isfinite(d) & (d > 0) if self.estimator == "search" else right
         eta = self._floored(eta, near)
@@ -110,23 +133,23 @@ class Knapsack(Objective):
         active = weight > 0
         if bool(active.any()):
             weight = weight.clamp_max(self.heaviest * float(weight[active].mean()))
-        return Crafted(x=x, y=y, z=z, notes={"distance": d, "other": other, "weight": weight})
+        return _Joined(x=x, y=y, z=z, notes={"distance": d, "other": other, "weight": weight})
 
     def outer(self, model: nn.Module, crafted: Crafted, context: Context) -> Outer:
-        """Clean cross-entropy and the dual, whose gradient is that of weighted margins at the boundary."""
+        """The base's loss and the dual, whose gradient is that of weighted margins at the boundary."""
         u, p = context.number("cut", 2 * self.threat.radius), self.threat.p
         d, weight = crafted.notes["distance"], crafted.notes["weight"]
-        clean = model(crafted.x)
-        moved = None
-        plain = cross_entropy(clean, crafted.y)
+        inner = self._plain(model, crafted, context)
+        plain, clean, moved = inner.each, inner.clean, inner.moved
         psi = tail(d, u, p).to(plain)
         if bool((weight > 0).any()):
-            moved = model(crafted.z)
+            met = model(crafted.z)
+            moved = met if moved is None else moved
             if self.boundary == "ce":
-                rise = cross_entropy(moved, crafted.y)
+                rise = cross_entropy(met, crafted.y)
             else:
                 pair = torch.stack((crafted.y, crafted.notes["other"]), 1)
-                rise = moved.gather(1, pair[:, 1:]).squeeze(1) - moved.gather(1, pair[:, :1]).squeeze(1)
+                rise = met.gather(1, pair[:, 1:]).squeeze(1) - met.gather(1, pair[:, :1]).squeeze(1)
             psi = psi + weight.to(plain) * (rise - rise.detach())
         dual = psi + ((self.threat.radius / u) ** p if u > 0 else 0.0)
         if self.wrong == "ce":
@@ -134,12 +157,21 @@ class Knapsack(Objective):
             return Outer.mean(dual, clean=clean, moved=moved)
         return Outer.mean(plain + self.beta * dual, clean=clean, moved=moved)
 
+    def _plain(self, model: nn.Module, crafted: Crafted, context: Context) -> Outer:
+        if self.base is not None and isinstance(crafted, _Joined) and crafted.inner is not None:
+            return self.base.outer(model, crafted.inner, context)
+        clean = model(crafted.x)
+        return Outer.mean(cross_entropy(clean, crafted.y), clean=clean)
+
     def update(self, crafted: Crafted, outer: Outer, context: Context) -> Metrics:
-        """The queue, and its knapsack threshold as the next cut radius."""
+        """The queue, and its knapsack threshold as the next cut radius; the base's own step."""
+        metrics: Metrics = {}
+        if self.base is not None and isinstance(crafted, _Joined) and crafted.inner is not None:
+            metrics = self.base.update(crafted.inner, outer, context)
         radius, p = self.threat.radius, self.threat.p
         u, d = context.number("cut", 2 * radius), context.gather(crafted.notes["distance"]).cpu()
         if radius == 0:
-            return {"worst-case error": (d == 0).double().mean()}
+            return {"worst-case error": (d == 0).double().mean(), **metrics}
         queue = torch.cat((context.state.get("queue", d[:0]), d))
         context.put("queue", queue[-min(context.samples or _QUEUE * len(d), _QUEUE * len(d)) :])
         reach = context.number("reach", _REACH * u)
@@ -153,6 +185,7 @@ class Knapsack(Objective):
             "cut radius": u,
             "share active": active,
             "spent": torch.where(d < u, d**p, 0.0).mean() ** (1 / p),
+            **metrics,
         }
 
     def _search(
