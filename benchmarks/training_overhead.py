@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="of the inner attack")
     parser.add_argument("--batches", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=2, help="the last one is measured")
     parser.add_argument("--record", type=Path, help="a .json file to write the rows to")
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     given = parser.parse_args()
@@ -81,13 +82,13 @@ def main() -> None:
     for name in given.objectives:
         model = new_model(given.model).model
         assert isinstance(model, nn.Module)
-        ball = threat("W2-Linf@0.1") if name in ("w-dro", "knapsack") else threat("Linf@0.1")
+        ball = threat("W2-Linf@0.1") if name.startswith(("w-dro", "knapsack")) else threat("Linf@0.1")
         objective = make_objective(name, ball, {} if name == "standard" else {"steps": given.steps})
         kinds, rows = (
             Kinds(model),
             Steps(new_model(given.model).model, data.x[: given.batch_size], data.y[: given.batch_size]),
         )
-        settings = Settings(epochs=2, batch_size=given.batch_size, optimiser="adam", rate=1e-3)
+        settings = Settings(epochs=given.epochs, batch_size=given.batch_size, optimiser="adam", rate=1e-3)
         loop._SHOW_SECONDS = -1.0
         train(
             model, (data.x, data.y), objective, settings, device="cpu",

@@ -164,3 +164,19 @@ def test_a_base_takes_the_place_of_the_clean_term() -> None:
     assert float(silent(model, x, y, Context()).detach()) == pytest.approx(losses[2], abs=1e-12)
     with pytest.raises(InputError, match="cannot have a base"):
         Knapsack(threat=ball, base=base, wrong="ce")
+
+
+def test_the_dual_joins_in_after_a_warmup_and_never_looks_far() -> None:
+    model, x, y = linear()
+    ball = WassersteinBall(radius=0.3, p=2, r=2, bounds=None)
+    objective, plain = Knapsack(threat=ball, warmup=2), Knapsack(threat=ball, warmup=0, beta=2.0)
+    clean = float(nn.functional.cross_entropy(model(x), y).detach())
+    assert float(objective(model, x, y, Context(epoch=0)).detach()) == clean
+    assert float(objective(model, x, y, Context(epoch=1)).detach()) == float(plain(model, x, y, Context()).detach())
+    greedy = Knapsack(threat=ball.with_radius(50.0), beta=1.0)  # buys every sample and has budget left
+    context = settled(greedy, model, x, y)
+    assert context.number("cut", 0.0) <= 10 * 50.0
+    for _ in range(20):
+        crafted = greedy.craft(model, x, y, context)
+        greedy.update(crafted, greedy.outer(model, crafted, context), context)
+    assert context.number("cut", 0.0) == 500.0
