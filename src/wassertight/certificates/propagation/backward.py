@@ -11,13 +11,16 @@ from torch.nn import functional
 
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.layout import flat_maps, flat_rows
-from wassertight.certificates.propagation.operations import Add, Affine
+from wassertight.certificates.propagation.operations import Add, Affine, Product
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Relaxation, dot
 from wassertight.geometry import conjugate, norm
 
 MEMORY = 3 * 10**7
 """Coefficients held at once, about 240 MB in float64."""
+CACHED = 2_500_000
+"""Coefficients of one node held at once on a CPU: beyond, rows leave its cache, and every new block of memory has to be
+cleared by the system first."""
 
 
 def lower_bounds(
@@ -44,8 +47,7 @@ def lower_bounds(
     Returns:
         (n, m).
     """
-    widest = max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[start])
-    step = max(1, MEMORY // (3 * widest * len(a)))
+    step = rows_at_once(graph, start, len(a), a.device)
     whole = step >= a.shape[1] or multipliers is not None or seen is not None
     found = []
     for part in (a,) if whole else torch.split(a, step, dim=1):
@@ -90,6 +92,14 @@ def _pulled(
     if seen is not None and 0 in rows:
         seen[0] = rows[0]
     return rows.get(0), constant
+
+
+def rows_at_once(graph: Graph, start: int, samples: int, device: torch.device) -> int:
+    """How many rows of every sample are pulled from a node together; where products are met, small batches do not pay."""
+    nodes = [graph.nodes[k] for k in graph.ancestors[start]]
+    small = device.type == "cpu" and not any(isinstance(node.operation, Product) for node in nodes)
+    widest = max(math.prod(node.shape) for node in nodes)
+    return max(1, (CACHED if small else MEMORY // 3) // (widest * samples))
 
 
 def box_form(a: Tensor, low: Tensor, high: Tensor) -> Tensor:

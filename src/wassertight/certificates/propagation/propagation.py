@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
-from wassertight.certificates.propagation.backward import MEMORY, box_form, lower_bounds, row_norms
+from wassertight.certificates.propagation.backward import box_form, lower_bounds, row_norms, rows_at_once
 from wassertight.certificates.propagation.curves import Curve
 from wassertight.certificates.propagation.graph import Graph, split_entry
 from wassertight.certificates.propagation.log_softmax import LogSoftmax, Planes
@@ -249,8 +249,7 @@ class Propagation:
         graph, low, high, wanted = self.graph, found.low[index], found.high[index], wanted.flatten(1)
         shape, count = low.shape, wanted.sum(1)
         order = wanted.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
-        widest = max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])
-        step = max(1, MEMORY // (3 * widest * len(low)))
+        step = rows_at_once(graph, index, len(low), low.device)
         low, high = low.flatten(1).clone(), high.flatten(1).clone()
         samples = torch.arange(len(low), device=low.device)
         for begin in range(0, order.shape[1], step):

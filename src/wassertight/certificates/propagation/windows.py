@@ -25,8 +25,8 @@ from wassertight.certificates.propagation.relaxations import Elementwise, Larges
 from wassertight.certificates.propagation.transposed import unrolled
 from wassertight.geometry import conjugate
 
-_MEMORY = 4 * 10**6
-"""Coefficients of one map held at once."""
+_MEMORY = {"cpu": 10**6}
+"""Coefficients of one map held at once; 4 million on other devices (see `backward.CACHED`)."""
 _SHARE = 0.7
 """Largest share of the input a receptive field may cover for windows to pay."""
 _TOGETHER = 0.7
@@ -109,7 +109,7 @@ def window_bounds(
         sample, channel, row, column = wanted.nonzero().T
         places, channels = torch.stack((sample, row, column), 1), channel[:, None]
     widest = max(math.prod(field.size) * graph.nodes[index].shape[0] for index, field in fields.windows.items())
-    step = max(1, _MEMORY // (widest * channels.shape[1]))
+    step = max(1, _MEMORY.get(wanted.device.type, 4 * 10**6) // (widest * channels.shape[1]))
     parts = [
         _Pull(graph, start, *part, region, relaxations, fields).bounds()
         for part in zip(torch.split(places, step), torch.split(channels, step), strict=True)
