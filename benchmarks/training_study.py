@@ -4,6 +4,7 @@ python benchmarks/training_study.py mnist --data path/to/mnist.npz --seeds 0 1 2
 python benchmarks/training_study.py cifar --data path/to/cifar10_subset.npz --seeds 0
 python benchmarks/training_study.py digits --seeds 0 1 2          # the smoke protocol, minutes
 python benchmarks/training_study.py finetune-mnist --data mnist.npz --manifest manifest.json
+python benchmarks/training_study.py finetune-mnist ... --objectives knapsack-pgd --n 60000 --epochs 1 --rate 0.003
 python benchmarks/training_study.py certify mnist --data path/to/mnist.npz   # proved curves of what was trained
 python benchmarks/training_study.py table mnist
 
@@ -57,12 +58,7 @@ OBJECTIVES: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "knapsack": ("knapsack", "W2-Linf", 1, {}),
     "knapsack w1": ("knapsack", "W2-Linf", 1, {"weight_order": 1.0, "beta": 8.0}),
     "knapsack warm": ("knapsack", "W2-Linf", 1, {"warmup": 3}),
-    "knapsack-trades warm": (
-        "knapsack-trades",
-        "W2-Linf",
-        1,
-        {"base.beta": 6.0, "base.steps": 7, "warmup": 3, "beta": 2.0},
-    ),
+    "knapsack-pgd": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 2.0}),
     "knapsack-pgd gentle": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 0.7}),
     "knapsack-trades": ("knapsack-trades", "W2-Linf", 1, {"base.beta": 6.0, "base.steps": 7}),
     "knapsack ce": ("knapsack", "W2-Linf", 1, {"boundary": "ce"}),
@@ -126,7 +122,7 @@ def one(name: str, label: str, seed: int, given: argparse.Namespace) -> None:
     kept, apart = held_out(data.y, min(protocol["validation"], len(data.y) // 4))
     # one score for all, the one that the study is about; standard training, where that is nothing, keeps its last weights
     validate = cheap_attack(data.x[apart], data.y[apart], threat(f"W2-Linf@{radius}")) if own else None
-    values = {**protocol["settings"], "seed": seed, **({"epochs": given.epochs} if given.epochs else {})}
+    values = {**protocol["settings"], "seed": seed, **{k: v for k in ("epochs", "rate") if (v := vars(given)[k])}}
     model = start_of(protocol, given.manifest, seed)
     before = measured(model, test.x, test.y, radius, given.passes) if "start" in protocol else None
     if "start" in protocol:
@@ -234,6 +230,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--passes", default="strong", help="of the evaluating search: quick, strong or a number")
     parser.add_argument("--epochs", type=int, help="instead of the protocol's")
+    parser.add_argument("--rate", type=float, help="of learning, instead of the protocol's")
     parser.add_argument("--n", type=int, help="training images instead of the protocol's")
     parser.add_argument("--test", type=int, help="test images instead of the protocol's")
     parser.add_argument("--records", type=Path, default=RECORDS)
