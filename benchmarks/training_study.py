@@ -59,6 +59,8 @@ OBJECTIVES: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "knapsack w1": ("knapsack", "W2-Linf", 1, {"weight_order": 1.0, "beta": 8.0}),
     "knapsack warm": ("knapsack", "W2-Linf", 1, {"warmup": 3}),
     "knapsack-pgd": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 2.0}),
+    "knapsack-pgd short": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 7, "beta": 2.0}),
+    "knapsack-pgd firm": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 7}),
     "knapsack-pgd gentle": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 0.7}),
     "knapsack-trades": ("knapsack-trades", "W2-Linf", 1, {"base.beta": 6.0, "base.steps": 7}),
     "knapsack ce": ("knapsack", "W2-Linf", 1, {"boundary": "ce"}),
@@ -82,7 +84,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "finetune-cifar": {"start": "cifar_resnet2b_adv", "n": 20000, "validation": 1000, "test": 1000, "radius": 2 / 255,
                        "steps": 7,
                        "settings": {"optimiser": "sgd", "rate": 0.01, "nesterov": True, "schedule": "cosine", "epochs": 8,
-                                    "batch_size": 256, "ema": 0.995, "augment": "crop-flip"}},
+                                    "batch_size": 256, "ema": 0.995, "augment": "crop-flip", "channels_last": True}},
 }  # fmt: skip
 
 
