@@ -165,10 +165,9 @@ def _build(entry: Entry, threat: Any, left: dict[str, Any]) -> Any:
         left |= {key.removeprefix(_INNER): left.pop(key) for key in list(left) if key.startswith(_INNER)}
         if entry.base == "mart" and entry.target == _ARMOR:
             left.setdefault("inner", "full")
-        own["base"] = _build(
-            find_objective(entry.base), getattr(threat, "pointwise", threat) if with_threat else threat, left
-        )
-    if entry.needs_threat and (with_threat or entry.base is None):
+        inside = getattr(threat, "pointwise", threat) if with_threat else threat
+        own["base"] = _build(find_objective(entry.base), inside, left)
+    if with_threat:
         own["threat"] = threat
     return made(**own)
 
@@ -179,7 +178,7 @@ def _take(made: Any, left: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(made: Any) -> set[str]:
-    return {item.name for item in fields(made)} if isinstance(made, type) else {"step_factor"}
+    return {item.name for item in fields(made)} if isinstance(made, type) else {"threat", "step_factor"}
 
 
 def _names(entry: Entry) -> list[str]:

@@ -41,7 +41,8 @@ class Settings:
         collapse: stop when the validated robust accuracy falls by more than this between validations.
         keep: "best" by validation or "last": the weights the run ends with.
         checkpoint_seconds: between checkpoints inside an epoch; there is one at the end of every epoch.
-        channels_last: memory layout for convolutions: twice as fast for a small ResNet on a CPU too; results differ in rounding.
+        channels_last: memory layout for convolutions: twice as fast for a small ResNet on a CPU too; results differ in
+            rounding.
         seed: of data order, augmentation and crafting.
     """
 

@@ -47,10 +47,9 @@ def lower_bounds(
     Returns:
         (n, m).
     """
-    step = rows_at_once(graph, start, len(a), a.device)
-    whole = step >= a.shape[1] or multipliers is not None or seen is not None
+    whole = multipliers is not None or seen is not None
     found = []
-    for part in (a,) if whole else torch.split(a, step, dim=1):
+    for part in (a,) if whole else torch.split(a, rows_at_once(graph, start, len(a), a.device), dim=1):
         rows, constant = _pulled(graph, start, part, relaxations, multipliers or {}, seen)
         found.append(constant if rows is None else constant + region.minimum(rows, tight=tight))
     return torch.cat(found, 1)
@@ -112,8 +111,7 @@ def row_norms(graph: Graph, index: int, r: float, like: Tensor) -> Tensor:
     """Dual norm of every row of the matrix from the input to a node that is affine in it."""
     shape = graph.nodes[index].shape
     units, norms = math.prod(shape), []
-    step = max(1, MEMORY // (4 * max(math.prod(graph.nodes[k].shape) for k in graph.ancestors[index])))
-    for part in torch.split(torch.arange(units, device=like.device), step):
+    for part in torch.split(torch.arange(units, device=like.device), rows_at_once(graph, index, 1, like.device)):
         a = functional.one_hot(part, units).to(like.dtype).view(1, len(part), *shape)
         rows, _ = _pulled(graph, index, a, {}, {}, None)
         norms.append(like.new_zeros(len(part)) if rows is None else norm(rows[0].flatten(1), conjugate(r)))

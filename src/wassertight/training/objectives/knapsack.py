@@ -7,7 +7,7 @@ flip (0 if wrong already). Hopeless and safe samples have no gradient; u is foun
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -20,6 +20,7 @@ from wassertight.losses import best_other, cross_entropy, margin
 from wassertight.queries import ModelQueries
 from wassertight.threats import ThreatModel
 from wassertight.training.base import Context, Crafted, Metrics, Objective, Outer, check_settings, crafting
+from wassertight.training.objectives.standard import Standard
 from wassertight.transport import FlipDistances
 from wassertight.types import Bounds, InputError, ThreatError
 
@@ -36,7 +37,7 @@ _TOUCH = 1e-6
 class _Joined(Crafted):
     """Boundary points, and what the base crafted."""
 
-    inner: Crafted | None = None
+    inner: Crafted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,12 @@ class Knapsack(Objective):
     """`min E base(x) + beta { (radius / u)^p + E psi }`, `psi = (1 - (d / u)^p)_+` if correct, 1 if wrong.
 
     The base is CE(x), or another objective against the pointwise ball of the same radius ("knapsack-trades"), which keeps
-    the samples that the dual has given up or calls safe. d is differentiated by the envelope theorem: its gradient is `eta` times that of the margin at the boundary point.
+    the samples that the dual has given up or calls safe. d is differentiated by the envelope theorem: its gradient is
+    `eta` times that of the margin at the boundary point.
 
     Args:
         threat: a W_p ball with finite p.
-        base: what replaces CE(x), or None.
+        base: any objective; standard training, CE(x), unless given.
         beta: weight of the dual (4 proposed).
         warmup: epochs over which that weight rises from 0; the first goes without. A network that still answers most
             samples wrongly gains more from learning than from distances (2 to 3 on CIFAR-10, 0 on MNIST).
@@ -68,7 +70,7 @@ class Knapsack(Objective):
     name: ClassVar[str] = "knapsack"
 
     threat: ThreatModel
-    base: Objective | None = None
+    base: Objective = field(default_factory=Standard)
     beta: float = 4.0
     warmup: int = 0
     steps: int = 10
@@ -100,22 +102,19 @@ class Knapsack(Objective):
         ):
             if value not in allowed:
                 raise InputError(f"objective 'knapsack' takes {' or '.join(allowed)}, got {value!r}")
-        if self.wrong == "ce" and (self.base is not None or self.warmup > 0):
+        if self.wrong == "ce" and (not isinstance(self.base, Standard) or self.warmup > 0):
             raise InputError("wrong='ce' is the bound without another term: it cannot have a base or a warmup")
 
     def prepare(self, model: nn.Module, x: Tensor, y: Tensor, context: Context) -> None:
         """The base's."""
-        if self.base is not None:
-            self.base.prepare(model, x, y, context)
+        self.base.prepare(model, x, y, context)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, context: Context) -> Crafted:
         """Boundary points, distances, the class met, and the weight of every sample's margin there; the base's points."""
-        crafted = self._bound(model, x, y, context)
-        if self.base is not None:
-            crafted.inner = self.base.craft(model, x, y, context)
-        return crafted
+        z, notes = self._bound(model, x, y, context)
+        return _Joined(x=x, y=y, z=z, notes=notes, inner=self.base.craft(model, x, y, context))
 
-    def _bound(self, model: nn.Module, x: Tensor, y: Tensor, context: Context) -> _Joined:
+    def _bound(self, model: nn.Module, x: Tensor, y: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         u = context.number("cut", 2 * self.threat.radius)
         with crafting(model, context):
             queries = ModelQueries(model, batch_size=len(x))
@@ -123,7 +122,7 @@ class Knapsack(Objective):
             right = height < 0
             z, d = x, torch.where(right, torch.inf, 0.0).to(torch.float64)
             if self.threat.radius == 0 or self._strength(context) == 0:
-                return _Joined(x=x, y=y, z=x, notes={"distance": d, "other": y, "weight": torch.zeros_like(d)})
+                return x, {"distance": d, "other": y, "weight": torch.zeros_like(d)}
             if self.estimator == "search":
                 z, d = self._search(queries, x, y, height, context.number("reach", _REACH * u), context)
             logits, height, g = queries.gradient(z, y, margin)
@@ -131,20 +130,21 @@ class Knapsack(Objective):
         eta = envelope(g, z, x, self.threat.r, self.threat.bounds).double()
         near = torch.isfinite(d) & (d > 0) if self.estimator == "search" else right
         eta = self._floored(eta, near)
-        base = d if self.estimator == "search" else torch.zeros_like(d)
+        start = d if self.estimator == "search" else torch.zeros_like(d)
         # One Newton step removes what the bisection left; it is exact where the boundary is flat.
-        d = torch.where(near, (base - eta * height.double()).clamp_min(0), d)
+        d = torch.where(near, (start - eta * height.double()).clamp_min(0), d)
         weight = torch.where(near & (d < u), self._weights(eta, d, u), 0.0)
         active = weight > 0
         if bool(active.any()):
             weight = weight.clamp_max(self.heaviest * float(weight[active].mean()))
-        return _Joined(x=x, y=y, z=z, notes={"distance": d, "other": other, "weight": weight})
+        return z, {"distance": d, "other": other, "weight": weight}
 
     def outer(self, model: nn.Module, crafted: Crafted, context: Context) -> Outer:
         """The base's loss and the dual, whose gradient is that of weighted margins at the boundary."""
         u, p = context.number("cut", 2 * self.threat.radius), self.threat.p
         d, weight = crafted.notes["distance"], crafted.notes["weight"]
-        inner = self._plain(model, crafted, context)
+        assert isinstance(crafted, _Joined)
+        inner = self.base.outer(model, crafted.inner, context)
         plain, clean, moved = inner.each, inner.clean, inner.moved
         psi = tail(d, u, p).to(plain)
         if bool((weight > 0).any()):
@@ -165,17 +165,10 @@ class Knapsack(Objective):
     def _strength(self, context: Context) -> float:
         return self.beta if self.warmup == 0 else self.beta * min(1.0, context.epoch / self.warmup)
 
-    def _plain(self, model: nn.Module, crafted: Crafted, context: Context) -> Outer:
-        if self.base is not None and isinstance(crafted, _Joined) and crafted.inner is not None:
-            return self.base.outer(model, crafted.inner, context)
-        clean = model(crafted.x)
-        return Outer.mean(cross_entropy(clean, crafted.y), clean=clean)
-
     def update(self, crafted: Crafted, outer: Outer, context: Context) -> Metrics:
         """The queue, and its knapsack threshold as the next cut radius; the base's own step."""
-        metrics: Metrics = {}
-        if self.base is not None and isinstance(crafted, _Joined) and crafted.inner is not None:
-            metrics = self.base.update(crafted.inner, outer, context)
+        assert isinstance(crafted, _Joined)
+        metrics = self.base.update(crafted.inner, outer, context)
         radius, p = self.threat.radius, self.threat.p
         u, d = context.number("cut", 2 * radius), context.gather(crafted.notes["distance"]).cpu()
         if radius == 0 or self._strength(context) == 0:
