@@ -65,7 +65,7 @@ def compare(
 def main() -> None:
     """Fill the record and print one line a network and norm."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs=3, type=Path, metavar=("MANIFEST", "MNIST", "CIFAR"))
+    parser.add_argument("files", nargs=3, type=Path, help="manifest.json, mnist.npz, cifar10_subset.npz")
     parser.add_argument("--networks", nargs="*")
     parser.add_argument("--norms", nargs="+", choices=list(NORMS), default=list(NORMS))
     parser.add_argument("--n", type=int, default=10)

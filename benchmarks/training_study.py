@@ -65,6 +65,7 @@ TUNING: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "knapsack-pgd": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 2.0}),
     "knapsack-pgd short": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 7, "beta": 2.0}),
     "knapsack-pgd firm": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 7}),
+    "knapsack-pgd even": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 1.0}),
     "knapsack-pgd gentle": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 0.7}),
 }
 """Only where a robust network is fine-tuned; steps of 0.03 are a tenth of the MNIST radius."""
@@ -90,6 +91,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
                        "settings": {"optimiser": "sgd", "rate": 0.01, "nesterov": True, "schedule": "cosine", "epochs": 8,
                                     "batch_size": 256, "ema": 0.995, "augment": "crop-flip", "channels_last": True}},
 }  # fmt: skip
+PROTOCOLS["finetune-cifar-4"] = {**PROTOCOLS["finetune-cifar"], "radius": 4 / 255}
+"""Twice the radius that network has been trained for."""
 
 
 def start_of(protocol: dict[str, Any], manifest: str | None, seed: int) -> nn.Module:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wassertight.certificates.propagation.propagation import Bounds, Propagation
+from wassertight.certificates.propagation.bounds import Bounds
+from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.region import Region
 from wassertight.geometry import norm
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import wassertight as wt
 from wassertight.attacks import MinimumNorm
 from wassertight.certificates import Auto, BranchAndBound, CrownIBP, IntervalPropagation, LinearPropagation
 from wassertight.certificates.propagation import matters
+from wassertight.certificates.propagation.inner import OwnSlopes
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
@@ -88,6 +90,35 @@ def test_multipliers_and_slopes_are_sound_on_every_side() -> None:
     least = forms.masked_fill(~inside[:, :, None], math.inf).amin(0)
     assert bool(inside.any())
     assert (found <= least + 1e-9).all()
+
+
+@pytest.mark.parametrize("r", [math.inf, 2.0])
+def test_inner_bounds_with_slopes_of_their_own_hold_and_are_kept(r: float) -> None:
+    widths = (4, 12, 12, 12, 3)
+    layers = [(nn.Linear(a, b), nn.LeakyReLU(0.1)) for a, b in itertools.pairwise(widths)]
+    model = nn.Sequential(*itertools.chain(*layers))[:-1].double()
+    torch.manual_seed(5)
+    for layer in model[::2]:
+        nn.init.normal_(layer.weight)
+    x = torch.rand(1, 4, dtype=torch.float64)
+    graph = read_graph(model, x, dtype=torch.float64, device=x.device)
+    propagation = Propagation(graph, r, rounding=Rounding(unit=0.0))
+    inner, node = OwnSlopes(graph, r, rounding=propagation.rounding, seconds=60.0), 5
+    with torch.no_grad():
+        for t in (0.2, 0.15, 0.25):
+            region = Region.of(x, torch.tensor([t], dtype=torch.float64), r, (0.0, 1.0))
+            plain, better = propagation.bounds(region), inner.bounds(region)
+            open_units = (better.low[node] < 0) & (better.high[node] > 0)
+            widths = [(found.high[node] - found.low[node])[open_units].sum() for found in (better, plain)]
+            assert widths[0] < 0.98 * widths[1]
+            assert open_units.sum() <= ((plain.low[node] < 0) & (plain.high[node] > 0)).sum()
+            points = region.low + (region.high - region.low) * torch.rand(20_000, 4, dtype=torch.float64)
+            points = points[torch.linalg.vector_norm(points - x, r, dim=1) <= t]
+            for index, value in enumerate(graph.values(points)):
+                assert ((value >= better.low[index] - 1e-9) & (value <= better.high[index] + 1e-9)).all()
+        assert 0 < inner.evaluations <= 2 * (2 * 12) * (7 + 2 + 2)
+        timeless = OwnSlopes(graph, r, rounding=propagation.rounding, seconds=0.0).bounds(region)
+    assert all(torch.equal(timeless.low[k], plain.low[k]) for k in plain.low)
 
 
 @pytest.mark.slow

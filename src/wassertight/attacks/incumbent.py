@@ -58,19 +58,15 @@ class Incumbent:
         self, z: Float[Tensor, "m *features"], logits: Float[Tensor, "m k"], rows: Int[Tensor, " m"]
     ) -> Bool[Tensor, " m"]:
         """Take every point that is misclassified and closer; returns which points are misclassified at all."""
+        # a logit that is not finite makes the slack infinite or NaN, which nothing exceeds
         wrong = margin(logits, self.y[rows]) > decision_slack(logits) + self.jitter
         hit = wrong.nonzero().squeeze(1)
         if len(hit):
-            finite = torch.isfinite(logits[hit]).all(1)
-            if not bool(finite.all()):
-                wrong[hit[~finite]] = False
-                hit = hit[finite]
-            at = rows[hit]
-            moved = z[hit].detach()
-            size = norm(moved - self.x[at], self.r)
-            closer = size < self.distance[at]
+            at, moved = rows[hit], z.detach().index_select(0, hit)
+            size = norm(moved - self.x.index_select(0, at), self.r)
+            closer = (size < self.distance[at]).nonzero().squeeze(1)
             at = at[closer]
-            self.points[at] = moved[closer]
+            self.points.index_copy_(0, at, moved.index_select(0, closer))
             self.distance[at] = size[closer]
         return wrong
 

@@ -33,6 +33,7 @@ from wassertight.certificates.lipschitz.maps import (
     interval,
 )
 from wassertight.certificates.propagation.activations import Activation
+from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.operations import (
     Add,
@@ -44,7 +45,6 @@ from wassertight.certificates.propagation.operations import (
     Product,
     Rearrangement,
 )
-from wassertight.certificates.propagation.propagation import Bounds
 from wassertight.types import UnsupportedLayerError
 
 Values = Callable[[dict[int, Tensor]], Tensor]

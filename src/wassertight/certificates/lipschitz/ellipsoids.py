@@ -25,9 +25,9 @@ from torch import Tensor
 from wassertight.certificates.lipschitz.derivatives import slope_range
 from wassertight.certificates.lipschitz.segments import segment_rows
 from wassertight.certificates.propagation.activations import Activation
+from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.operations import Maximum, Product
-from wassertight.certificates.propagation.propagation import Bounds
 
 _ROUNDING = 1e-10
 """Share of the largest eigenvalue added to what must stay positive."""

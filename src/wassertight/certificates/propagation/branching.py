@@ -6,7 +6,7 @@ was split stays split, and only leaves not yet proved at the new radius are boun
 grows as long as there is time, and whatever was proved last is returned.
 
 Bounds of a leaf are backward bounds with optimised slopes and multipliers (`slopes`); inner bounds are those of
-the root of the radius. The unit to split is the one whose two lines cost the bound most, the best of a few being found
+the root of the radius, with optimised slopes of their own (`inner`). The unit to split is the one whose two lines cost the bound most, the best of a few being found
 by bounding both children (2104.06718 filters so).
 """
 
@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.growing import Effort, Trial, grow
-from wassertight.certificates.propagation.propagation import Bounds, Propagation
+from wassertight.certificates.propagation.inner import OwnSlopes
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
 from wassertight.certificates.propagation.slopes import Ascent, ascend
@@ -63,7 +64,7 @@ class Search:
         dtype: of the bounds.
     """
 
-    def __init__(self, propagation: Propagation, box: Box, effort: Effort, dtype: torch.dtype) -> None:
+    def __init__(self, propagation: OwnSlopes, box: Box, effort: Effort, dtype: torch.dtype) -> None:
         self.propagation, self.box, self.effort, self.dtype = propagation, box, effort, dtype
         graph = propagation.graph
         self.graph, self.last = graph, len(graph.nodes) - 1
@@ -89,6 +90,7 @@ class Search:
         self.x = x[None].to(self.dtype)
         self.spec = specification(y[None], self.graph.classes, self.dtype)[0]
         self.leaves = self._first(len(self.spec))
+        self.propagation.forget()
         self.cover = float(covering_radius(self.x, self.propagation.r, self.box))
         return grow(self._try, proved, ceiling, self.effort.tolerance, self.effort.seconds, goal)
 
@@ -218,8 +220,7 @@ class Search:
             argument = self.arguments[hinge]
             if bool((s != 0).any()):
                 sides[argument], held[argument] = s.view(shape), h.view(shape)
-            if not bool(c.isnan().any()):
-                choices[hinge] = c.view(shape)
+            choices[hinge] = c.view(shape)
         relaxations = dict(self.root)
         for hinge in self.hinges:
             if self.arguments[hinge] in sides:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.backward import MEMORY
+from wassertight.certificates.propagation.bounds import Bounds, Ends
 from wassertight.certificates.propagation.forms import Forms, Forwarding
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.operations import Add, Affine
-from wassertight.certificates.propagation.propagation import Bounds, Ends, Propagation
+from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
 

@@ -11,15 +11,13 @@ maps keep coefficients on their receptive field only; 4. maxima over windows hav
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.backward import box_form, lower_bounds, row_norms, rows_at_once
+from wassertight.certificates.propagation.bounds import Bounds, Ends
 from wassertight.certificates.propagation.curves import Curve
 from wassertight.certificates.propagation.graph import Graph, split_entry
 from wassertight.certificates.propagation.log_softmax import LogSoftmax, Planes
@@ -35,30 +33,6 @@ from wassertight.certificates.propagation.relaxations import Bilinear, Elementwi
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.specification import specification
 from wassertight.certificates.propagation.windows import Fields, paying_fields, window_bounds
-
-Ends: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]
-"""Bounds below and above of some nodes' values, (n, *shape) each."""
-
-
-@dataclass(kw_only=True)
-class Bounds:
-    """What is proved about every node's values over the regions; tensors (n, *shape).
-
-    Attributes:
-        low, high: bounds of the value computed exactly from rounded arguments.
-        error: bound on what rounding adds since the last operation that is not affine.
-        relaxations: enclosures of operations whose arguments are bounded for good.
-        lost: samples (n,) about which nothing is proved: some function is not finite on what is known of its argument.
-    """
-
-    lost: Tensor
-    low: dict[int, Tensor] = field(default_factory=dict)
-    high: dict[int, Tensor] = field(default_factory=dict)
-    error: dict[int, Tensor] = field(default_factory=dict)
-    relaxations: dict[int, Relaxation] = field(default_factory=dict)
-
-    def triple(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.low[index], self.high[index], self.error[index]
 
 
 class Propagation:

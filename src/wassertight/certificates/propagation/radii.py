@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.base import Task
+from wassertight.certificates.propagation.bounds import Bounds, Ends
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.propagation import Bounds, Ends, Propagation
+from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import assemble, record
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.rounding import Rounding

@@ -14,6 +14,7 @@ from torch import Tensor
 from wassertight.certificates.base import CertificateMethod, Proved, Task
 from wassertight.certificates.propagation.branching import Search
 from wassertight.certificates.propagation.growing import Effort
+from wassertight.certificates.propagation.inner import OwnSlopes
 from wassertight.certificates.propagation.methods import (
     LinearPropagation,
     bracketed,
@@ -21,7 +22,6 @@ from wassertight.certificates.propagation.methods import (
     searched,
     with_search,
 )
-from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.radii import Reading
 from wassertight.threats import ThreatModel
 from wassertight.transport import FlipDistances
@@ -29,6 +29,8 @@ from wassertight.types import InputError
 
 _CLOSED = 0.01
 """A bracket narrower than this, relatively, is not worth branching."""
+_INNER = 0.2
+"""Share of a sample's time that inner bounds may take at one radius."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,9 @@ class BranchAndBound(CertificateMethod):
 
     def search(self, task: Task, reading: Reading) -> Search:
         """What searches one sample after the other, as these settings say."""
-        propagation = Propagation(reading.graph, task.threat.r, rounding=reading.rounding)
+        propagation = OwnSlopes(
+            reading.graph, task.threat.r, rounding=reading.rounding, seconds=_INNER * self.seconds
+        )  # fmt: skip
         effort = Effort(
             seconds=self.seconds, tolerance=self.tolerance, leaves=self.leaves, batch=self.batch,
             ascents=self.ascents, tries=self.tries,

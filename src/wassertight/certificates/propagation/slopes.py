@@ -4,8 +4,7 @@ The lower line of an undecided hinge may have any slope between the hinge's two;
 variables of an ascent on the bound itself. Where a branch fixes the sign of an argument, the constraint is priced with
 a multiplier >= 0, another variable. The best bound seen is kept, whatever the ascent does later.
 
-Differs from the papers: 1. bounds of inner nodes keep CROWN's slopes; 2. multipliers are priced at the argument's sign
-with the rounding error of the argument added.
+Differs from the papers: multipliers are priced at the argument's sign with the rounding error of the argument added.
 """
 
 from __future__ import annotations
@@ -55,6 +54,7 @@ def ascend(
     held: Mapping[int, Tensor] | None = None,
     sides: Mapping[int, Tensor] | None = None,
     offset: Tensor | None = None,
+    tight: bool = True,
 ) -> Ascent:
     """Raise the lower bounds of rows `a` at a node by choosing slopes and multipliers.
 
@@ -62,10 +62,11 @@ def ascend(
         start, a, region, relaxations: as for `lower_bounds`.
         iterations: gradient steps; 0 evaluates the choices given.
         rate: first step in slopes.
-        choices, held: where to start; CROWN's own slopes and 0 without.
+        choices, held: where to start; CROWN's own slopes (also for NaN) and 0 without.
         sides: for split nodes +1 where the argument is known >= 0, -1 where <= 0, else 0, (n, m, *shape).
         offset: (n, m) added to bounds to decide which rows are settled (bound + offset > 0) and need no more ascent;
             without it all rows go through all steps.
+        tight: of the last evaluation, as for `lower_bounds`.
     """
     steered = {
         index: r
@@ -76,9 +77,10 @@ def ascend(
     shape = a.shape[:2]
     free: dict[int, Tensor] = {}
     for index, r in steered.items():
-        given = None if choices is None else choices.get(index)
         left, right = r.hinge
-        given = (r.lines.lower_slope - left) / (right - left) if given is None else given
+        given = own = (r.lines.lower_slope - left) / (right - left)
+        if choices is not None and index in choices:
+            given = torch.where(choices[index].isnan(), own, choices[index])
         free[index] = given.detach().expand(*shape, *given.shape[2:]).clone()
     prices = {
         index: (
@@ -102,7 +104,9 @@ def ascend(
                 for index, price in prices.items()
             }
             seen = {}
-            value = lower_bounds(graph, start, a, region, lines, tight=last, multipliers=multipliers, seen=seen)
+            value = lower_bounds(
+                graph, start, a, region, lines, tight=tight and last, multipliers=multipliers, seen=seen
+            )
             total = value.sum()
         better = value.detach() > best
         best = torch.where(better, value.detach(), best)
