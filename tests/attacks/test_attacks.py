@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from wassertight.attacks import PGD, Found, MinimumNorm, Problem, WDAPlusPlus, conclude
+from wassertight.attacks.incumbent import Incumbent
 from wassertight.certificates import LinearPropagation
 from wassertight.data import load_data
 from wassertight.models import load_model
@@ -98,6 +99,15 @@ def test_nan_and_out_of_box_points_are_not_successes() -> None:
         result = conclude("made up", queries, x, y, PointwiseBall(radius=9.0, r=2.0), Found(points=points, steps=1))
     assert result.accuracy == 1.0
     assert torch.isinf(result.distances.values).all()
+
+
+def test_logits_that_are_not_finite_are_not_flips() -> None:
+    x, y = torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)
+    kept = Incumbent(x, y, math.inf, torch.full((4,), -1.0))
+    logits = torch.tensor([[0.0, math.nan], [0.0, math.inf], [-math.inf, 1.0], [0.0, 1.0]])
+    assert kept.offer(torch.ones(4, 2), logits, torch.arange(4)).tolist() == [False, False, False, True]
+    assert kept.found.tolist() == [False, False, False, True]
+    assert kept.points[3].tolist() == [1.0, 1.0]
 
 
 class _Odd(nn.Module):

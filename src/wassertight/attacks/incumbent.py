@@ -80,7 +80,8 @@ def pull_back(queries: ModelQueries, incumbent: Incumbent, steps: int, rows: Ten
     rows = incumbent.found.nonzero().squeeze(1) if rows is None else rows[incumbent.found[rows]]
     if len(rows) == 0:
         return
-    x, y, far = incumbent.x[rows], incumbent.y[rows], incumbent.points[rows].clone()
+    x, y = incumbent.x[rows], incumbent.y[rows]
+    way = incumbent.points[rows] - x
     low, high = torch.zeros_like(incumbent.distance[rows]), torch.ones_like(incumbent.distance[rows])
     below = incumbent.clean_margin[rows].to(low.dtype)
     above = torch.full_like(below, torch.nan)
@@ -90,7 +91,7 @@ def pull_back(queries: ModelQueries, incumbent: Incumbent, steps: int, rows: Ten
             share = (-below + 0.02 * above.abs()) / (above - below)
             guess = low + (high - low) * torch.nan_to_num(share, nan=0.5).clamp(0.02, 0.98)
             middle = torch.where(torch.isfinite(above), guess, middle)
-        z = x + per_sample(middle, x) * (far - x)
+        z = torch.addcmul(x, per_sample(middle, x), way)
         logits = queries.logits(z)
         wrong = incumbent.offer(z, logits, rows)
         value = margin(logits, y).to(low.dtype)
