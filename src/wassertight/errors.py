@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class WassertightError(Exception):
     """Base of every error this library raises on purpose."""
@@ -49,3 +52,12 @@ class ModelNotice(UserWarning):
 
 class TrainingError(WassertightError):
     """Training cannot go on: a diverging loss, a gradient that is not finite; says what to change."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 1) -> str:
+    """The known names that a mistyped one is most like, best first, separated by commas.
+
+    >>> nearest("wda+", ["pgd", "wda++"])
+    'wda++'
+    """
+    return ", ".join(difflib.get_close_matches(name, list(known), n=count, cutoff=0.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from dataclasses import fields
@@ -12,7 +11,7 @@ from typing import Any, no_type_check
 import typer
 
 from wassertight.cli.declaring import declarations
-from wassertight.errors import DataError, InputError
+from wassertight.errors import DataError, InputError, nearest
 from wassertight.files import write_whole
 
 _NOT_OF_THE_RUN = ("config", "save-config", "dry-run", "json", "quiet", "help")
@@ -44,7 +43,7 @@ def _take_defaults(context: Any, path: Path) -> Path:
     found: dict[str, Any] = {}
     for key, value in content.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            near = nearest(key, known)
             raise DataError(
                 f"{path}: {command} has no option {key!r}; did you mean {near!r}? Keys are the long option names: "
                 f"{', '.join(sorted(known))}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from typing import Any
 
 from wassertight.cli.showing import print_rows
-from wassertight.errors import InputError
+from wassertight.errors import InputError, nearest
 
 KINDS = ("models", "architectures", "methods", "objectives", "threats", "data")
 
@@ -37,7 +36,7 @@ def print_list(kind: str | None, *, as_json: bool) -> None:
         InputError: for an unknown kind, with the nearest one.
     """
     if kind is not None and kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.0)[0]
+        near = nearest(kind, KINDS)
         raise InputError(f"cannot list {kind!r}; did you mean {near!r}? Allowed: {', '.join(KINDS)}")
     kinds = KINDS if kind is None else (kind,)
     tables = {name: _rows(name) for name in kinds}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 import math
@@ -18,7 +17,7 @@ from wassertight.cli.configuration import keep_configuration
 from wassertight.cli.dry_run import preview_training
 from wassertight.cli.reading import read_settings
 from wassertight.cli.training import Finetune, Training
-from wassertight.errors import DataError, InputError
+from wassertight.errors import DataError, InputError, nearest
 from wassertight.files import holds, write_whole
 
 _FINETUNING = {
@@ -225,7 +224,7 @@ def settings_of(values: Mapping[str, Any]) -> Any:
     known = {item.name for item in fields(Settings)}
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            near = nearest(key, known)
             raise InputError(f"no training setting {key!r}; did you mean {near!r}? Allowed: {', '.join(sorted(known))}")
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Settings(**plain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from wassertight.data.folder import read_folder
 from wassertight.data.hugging_face import is_table, read_dataset, table_tensors
 from wassertight.data.pictures import is_picture, picture_tensor
+from wassertight.errors import nearest
 from wassertight.types import DataError
 
 _EMBEDDED = {
@@ -77,7 +77,7 @@ def load_data(name: str, *, split: str = "test", n: int | None = None) -> Labell
         return LabelledData(name=name, x=images, y=labels)
     path = Path(__file__).parent / "digits.npz" if name in _EMBEDDED else Path(name)
     if name not in _EMBEDDED and path.suffix != ".npz":
-        near = difflib.get_close_matches(name, _EMBEDDED, n=1, cutoff=0.0)[0]
+        near = nearest(name, _EMBEDDED)
         raise DataError(
             f"unknown data {name!r}; did you mean {near!r}? Allowed: {', '.join(_EMBEDDED)}; {'; '.join(DATA_FORMS)}"
         )

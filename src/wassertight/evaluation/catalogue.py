@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from typing import Any, Literal
 
-from wassertight.errors import InputError
+from wassertight.errors import InputError, nearest
 from wassertight.evaluation.method import REWEIGHTED, Method
 
 _POINTWISE, _ABOVE_ONE = "p = inf", "p > 1"
@@ -208,6 +207,6 @@ def find_method(kind: Literal["attack", "certificate"], name: str) -> Method:
             return replace(entry, name=name, preset={"attack": name})
     known = {method.name: method for method in ((*_ATTACKS, *foreign) if kind == "attack" else _CERTIFICATES)}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        near = nearest(name, known)
         raise InputError(f"unknown {kind} {name!r}; did you mean {near!r}? Allowed: {', '.join(known)}")
     return known[name]

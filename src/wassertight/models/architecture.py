@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wassertight.errors import nearest
 from wassertight.types import ModelError
 
 
@@ -189,7 +189,7 @@ def _chain(architecture: Sequence[Sequence[Any]]) -> nn.Sequential:
             layers.append(Residual(_chain(arguments[0]), _chain(arguments[1])))
             continue
         if word not in _LAYERS:
-            near = difflib.get_close_matches(word, [*_LAYERS, "residual"], n=1, cutoff=0.0)[0]
+            near = nearest(word, [*_LAYERS, "residual"])
             raise ModelError(f"unknown layer {word!r} at position {position}; did you mean {near!r}?")
         try:
             layers.append(_LAYERS[word](*arguments))

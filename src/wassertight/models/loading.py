@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import json
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from wassertight.errors import nearest
 from wassertight.models.architecture import build
 from wassertight.models.loaded import LoadedModel
 from wassertight.types import ModelError
@@ -87,7 +87,7 @@ def load_model(name: str, *, device: str | torch.device = "cpu") -> LoadedModel:
             "Pickled files are never opened."
         )
     else:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        near = nearest(name, known)
         raise ModelError(
             f"unknown model {name!r}; did you mean {near!r}? Allowed: {', '.join(known)}; {'; '.join(MODEL_FORMS)}"
         )
@@ -115,8 +115,8 @@ def _from_manifest(path: Path, name: str, label: str) -> LoadedModel:
     if not name and len(entries) == 1:
         name = next(iter(entries))
     if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=3, cutoff=0.0)
-        raise ModelError(f"{path} has no network {name!r}; nearest: {', '.join(near)} ({len(entries)} in all)")
+        near = nearest(name, entries, 3)
+        raise ModelError(f"{path} has no network {name!r}; nearest: {near} ({len(entries)} in all)")
     entry = entries[name]
     normalisation: Mapping[str, Any] = entry.get("normalisation") or {}
     shape = tuple(int(size) for size in entry["input_shape"]) if entry.get("input_shape") else None

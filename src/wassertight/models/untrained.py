@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from wassertight.errors import nearest
 from wassertight.models.architecture import build
 from wassertight.models.loaded import LoadedModel
 from wassertight.types import ModelError
@@ -96,7 +96,7 @@ def new_model(name: str, *, classes: int = 10, seed: int = 0) -> LoadedModel:
     166406
     """
     if name not in _KNOWN:
-        near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.0)[0]
+        near = nearest(name, _KNOWN)
         raise ModelError(f"unknown architecture {name!r}; did you mean {near!r}? Allowed: {', '.join(_KNOWN)}")
     make, shape, scale, description = _KNOWN[name]
     architecture = make(classes)

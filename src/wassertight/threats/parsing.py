@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import re
 from typing import TypeAlias
 
+from wassertight.errors import nearest
 from wassertight.threats.divergence import DivergenceBall
 from wassertight.threats.image import ImageWasserstein
 from wassertight.threats.pointwise import PointwiseBall
@@ -71,7 +71,7 @@ def parse(text: str, bounds: Bounds = (0.0, 1.0)) -> list[Threat]:
         return _images(image, text)
     match = _PATTERN.fullmatch(text.strip())
     if match is None:
-        near = difflib.get_close_matches(text.strip(), _KNOWN, n=1, cutoff=0.0)[0]
+        near = nearest(text.strip(), _KNOWN)
         raise ThreatError(f"unknown threat {text!r}; did you mean {near!r}? {_FORM}")
     p = _order(match["p"]) if match["p"] else math.inf
     r = _order(match["r"])

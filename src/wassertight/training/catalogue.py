@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from wassertight.errors import InputError
+from wassertight.errors import InputError, nearest
 
 _ALL = (1.0, 2.0, float("inf"))
 _INNER = "base."
@@ -111,7 +110,7 @@ def find_objective(name: str) -> Entry:
     known = {entry.name: entry for entry in (*_PLAIN, *_BOTH, *_SOFT, *_WEIGHTED)}
     first = name.partition("+")[0]
     if first not in known:
-        near = difflib.get_close_matches(first, known, n=1, cutoff=0.0)[0]
+        near = nearest(first, known)
         raise InputError(
             f"unknown objective {first!r}; did you mean {near!r}? Allowed: {', '.join(known)}; each with +awp, "
             "+weight-noise or (armor) +shuffled behind it"

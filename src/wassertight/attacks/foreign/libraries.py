@@ -6,7 +6,6 @@ All of them see inputs in [0, 1] and an `Answering` module; what they return is 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import math
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wassertight.errors import nearest
 from wassertight.geometry import norm_name
 from wassertight.packages import optional_package
 from wassertight.queries import ModelQueries
@@ -179,7 +179,7 @@ def _named(library: str, module: Any, name: str, base: type) -> Any:
         if inspect.isclass(value) and issubclass(value, base) and not inspect.isabstract(value) and value is not base
     }  # fmt: skip
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        near = nearest(name, known)
         raise InputError(f"{library} has no attack {name!r}; did you mean {near!r}? It has: {', '.join(sorted(known))}")
     return known[name]
 

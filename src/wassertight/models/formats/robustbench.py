@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import pickle
 import sys
 
+from wassertight.errors import nearest
 from wassertight.models.formats.checkpoints import tensors_only
 from wassertight.models.loaded import LoadedModel
 from wassertight.packages import optional_package
@@ -40,10 +40,8 @@ def load(reference: str) -> LoadedModel:
         loading = optional_package("robustbench.utils", purpose)
         known = list(zoo.model_dicts[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(threat), {}))
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-            raise ModelError(
-                f"RobustBench has no model {name!r} for {dataset} and {threat}; nearest: {', '.join(near)}"
-            )
+            near = nearest(name, known, 3)
+            raise ModelError(f"RobustBench has no model {name!r} for {dataset} and {threat}; nearest: {near}")
         try:
             with tensors_only():
                 model = loading.load_model(name, dataset=dataset, threat_model=threat)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import pickle
 from typing import Any
 
 import torch
 from torch import nn
 
+from wassertight.errors import nearest
 from wassertight.models.architecture import Normalise
 from wassertight.models.formats.checkpoints import tensors_only
 from wassertight.models.loaded import LoadedModel
@@ -31,8 +31,8 @@ def load(reference: str) -> LoadedModel:
     if mark and option != "pretrained":
         raise ModelError(f"timm:{reference}: the one option is ?pretrained, got {option!r}")
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
-        raise ModelError(f"timm has no model {name!r}; nearest: {', '.join(near)}")
+        near = nearest(name, timm.list_models(), 3)
+        raise ModelError(f"timm has no model {name!r}; nearest: {near}")
     try:
         with torch.random.fork_rng(devices=[]), tensors_only():
             torch.manual_seed(0)
