@@ -61,18 +61,16 @@ class Elementwise:
         )
         return cls(lines=charged, error=error, free=free, hinge=hinge)
 
-    def steered(self, choice: Tensor) -> Elementwise:
+    def steered(self, choice: Tensor) -> Steered:
         """The same with lower slopes at `choice` in [0, 1] between the hinge's, (n, m, *shape), where they are free."""
         assert self.free is not None
         left, right = self.hinge
-        slope = torch.where(self.free, left + (right - left) * choice, self.lines.lower_slope)
-        lines = Enclosure(
-            lower_slope=slope,
-            lower_shift=-slope.abs() * self.error,
-            upper_slope=self.lines.upper_slope,
-            upper_shift=self.lines.upper_shift,
-        )
-        return replace(self, lines=lines)
+        slope = choice if (left, right) == (0.0, 1.0) else left + (right - left) * choice
+        lines = self.lines
+        return Steered(
+            slope=torch.where(self.free, slope, lines.lower_slope), falls=left < 0, error=self.error,
+            upper_slope=lines.upper_slope, upper_shift=lines.upper_shift,
+        )  # fmt: skip
 
     def fixed(self, side: Tensor) -> Elementwise:
         """The same where branches fix signs: side +1 for arguments known >= 0, -1 for <= 0, else 0, (n, 1, *shape)."""
@@ -96,6 +94,27 @@ class Elementwise:
         lines = self.lines
         gaps = lines.upper_slope - lines.lower_slope, lines.upper_shift - lines.lower_shift
         return lines.lower_slope, lines.lower_shift, *gaps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steered:
+    """A hinge `slope * z - |slope| * error <= f(z) <= upper_slope * z + upper_shift` whose slopes differ from row to row.
+
+    Attributes:
+        falls: whether slopes may be negative.
+    """
+
+    slope: Tensor
+    falls: bool
+    error: Tensor
+    upper_slope: Tensor
+    upper_shift: Tensor
+
+    def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
+        below = a.clamp_max(0)
+        low = (a - below) * self.slope
+        charged = dot(low.abs() if self.falls else low, self.error)
+        return [torch.addcmul(low, below, self.upper_slope)], dot(below, self.upper_shift) - charged
 
 
 def steerable(operation: object) -> bool:

@@ -9,6 +9,7 @@ Differs from the papers: multipliers are priced at the argument's sign with the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -153,13 +154,13 @@ def _step(
 ) -> None:
     """One step of Adam, upwards."""
     first, second = _MOMENTS
+    grown, spread = 1 - first ** (step + 1), math.sqrt(1 - second ** (step + 1))
     for variable, gradient, (mean, square) in zip(variables, gradients, moments, strict=True):
         if gradient is None:
             continue
         mean.lerp_(gradient, 1 - first)
-        square.lerp_(gradient * gradient, 1 - second)
-        scale = (square / (1 - second ** (step + 1))).sqrt_().add_(1e-12)
-        variable.requires_grad_(False).addcdiv_(mean / (1 - first ** (step + 1)), scale, value=rate)
+        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        variable.requires_grad_(False).addcdiv_(mean, square.sqrt().add_(1e-12 * spread), value=rate * spread / grown)
 
 
 def _wide(mask: Tensor, like: Tensor) -> Tensor:
