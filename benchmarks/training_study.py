@@ -58,6 +58,13 @@ OBJECTIVES: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "knapsack": ("knapsack", "W2-Linf", 1, {}),
     "knapsack w1": ("knapsack", "W2-Linf", 1, {"weight_order": 1.0, "beta": 8.0}),
     "knapsack warm": ("knapsack", "W2-Linf", 1, {"warmup": 3}),
+    "knapsack warm light": ("knapsack", "W2-Linf", 1, {"warmup": 3, "beta": 1.5}),
+    "knapsack-trades warm": (
+        "knapsack-trades",
+        "W2-Linf",
+        1,
+        {"warmup": 3, "beta": 2.0, "base.beta": 6.0, "base.steps": 7},
+    ),
     "knapsack-trades": ("knapsack-trades", "W2-Linf", 1, {"base.beta": 6.0, "base.steps": 7}),
     "knapsack ce": ("knapsack", "W2-Linf", 1, {"boundary": "ce"}),
 }
