@@ -73,6 +73,7 @@ TUNING: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "knapsack-pgd short": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 7, "beta": 2.0}),
     "knapsack-pgd firm": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 7}),
     "knapsack-pgd even": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 1.0}),
+    "knapsack-pgd mild": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 0.6}),
     "knapsack-pgd gentle": ("knapsack-pgd", "W2-Linf", 1, {"base.steps": 20, "step": 0.03, "beta": 0.7}),
 }
 """Only where a robust network is fine-tuned; steps of 0.03 are a tenth of the MNIST radius."""
