@@ -208,6 +208,6 @@ def smoothed(*sigmas: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     tasks = {"strength": strength, "speed": speed, "distances": distances, "smoothed": smoothed}
-    if sys.argv[1:2] == [] or sys.argv[1] not in tasks:
+    if len(sys.argv) < 2 or sys.argv[1] not in tasks:
         sys.exit(__doc__)
     tasks[sys.argv[1]](*sys.argv[2:])

@@ -18,7 +18,7 @@ from wassertight.certificates.propagation.bounds import Bounds, Ends
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.region import Region
-from wassertight.certificates.propagation.relaxations import Elementwise
+from wassertight.certificates.propagation.relaxations import steerable
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.slopes import ascend
 
@@ -68,12 +68,11 @@ class OwnSlopes(Propagation):
             return
         low, high, error = found.triple(index)
         wanted = self._undecided(index, low - error, high + error)
-        relaxations = self.relaxations(found, below=index)
-        hinges = [k for k, r in relaxations.items() if isinstance(r, Elementwise) and r.free is not None]
-        hinges = [k for k in hinges if k in self.graph.ancestors[index]]
         units = wanted.flatten().nonzero().squeeze(1)
-        if not hinges:
+        hinges = [k for k in sorted(self.graph.ancestors[index]) if steerable(self.graph.nodes[k].operation)]
+        if not hinges or len(units) == 0:
             return
+        relaxations = self.relaxations(found, below=index)
         shape, size = wanted.shape[1:], wanted.numel()
         low, high = low.reshape(1, size).clone(), high.reshape(1, size).clone()
         kept = self._kept.setdefault(index, _Kept(torch.full((size,), -1, device=units.device), {}))
