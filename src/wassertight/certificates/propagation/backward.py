@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.layout import flat_maps, flat_rows
+from wassertight.certificates.propagation.hulls import Cover
+from wassertight.certificates.propagation.layout import flat_maps, flat_rows, raised_rows
 from wassertight.certificates.propagation.operations import Add, Affine, Product
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Relaxation, dot
@@ -32,6 +33,7 @@ def lower_bounds(
     *,
     tight: bool,
     multipliers: Mapping[int, tuple[Tensor, Tensor]] | None = None,
+    covers: Mapping[int, Cover] | None = None,
     seen: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Proved lower bounds of `<a, v>` over the region, v the value of a node.
@@ -42,16 +44,19 @@ def lower_bounds(
         tight: whether ball and box are met together at the input, or only the better of the two is used.
         multipliers: for some nodes signed Lagrange multipliers b (n, m, *shape) and points s: `<b, v - s>` is added to
             the row, which is sound where the node's values satisfy `<b, v - s> <= 0`.
+        covers: of some hinges, what takes a part of their rows straight to the input.
         seen: filled with the rows that arrive at every operation that is not affine, and at the input.
 
     Returns:
         (n, m).
     """
-    whole = multipliers is not None or seen is not None
+    if covers:
+        region = region.double()
+    whole = multipliers is not None or covers is not None or seen is not None
     found = []
     for part in (a,) if whole else torch.split(a, rows_at_once(graph, start, len(a), a.device), dim=1):
-        rows, constant = _pulled(graph, start, part, relaxations, multipliers or {}, seen)
-        found.append(constant if rows is None else constant + region.minimum(rows, tight=tight))
+        rows, constant = _pulled(graph, start, part, relaxations, multipliers or {}, covers or {}, seen)
+        found.append(constant if rows is None else (constant + region.minimum(rows, tight=tight)).to(a.dtype))
     return torch.cat(found, 1)
 
 
@@ -61,10 +66,15 @@ def _pulled(
     a: Tensor,
     relaxations: Mapping[int, Relaxation],
     multipliers: Mapping[int, tuple[Tensor, Tensor]],
+    covers: Mapping[int, Cover],
     seen: dict[int, Tensor] | None,
 ) -> tuple[Tensor | None, Tensor]:
-    """Rows on the input (n, m, *source), None where nothing depends on it, and the constant (n, m)."""
+    """Rows on the input (n, m, *source), None where nothing depends on it, and the constant (n, m).
+
+    Both are float64 if something was diverted: its constant cancels most of what its rows give.
+    """
     n, m = a.shape[:2]
+    diverted: list[Tensor] = []
     constant = a.new_zeros(n, m)
     rows: dict[int, Tensor] = {start: a}
     for index in range(start, 0, -1):
@@ -84,10 +94,19 @@ def _pulled(
         else:
             if seen is not None:
                 seen[index] = a
+            if index in covers:
+                a, planes, shift = covers[index].divert(a)
+                diverted.append(planes)
+                constant, centre = constant + shift, covers[index].centre
             pulled, shift = relaxations[index].pull(a)
             constant = constant + shift
         for parent, part in zip(node.parents, pulled, strict=True):
             rows[parent] = rows[parent] + part if parent in rows else part
+    if diverted:
+        planes = sum(diverted[1:], diverted[0]).double()
+        constant = constant - planes @ centre
+        planes = raised_rows(planes, graph.source)
+        rows[0] = rows[0] + planes if 0 in rows else planes
     if seen is not None and 0 in rows:
         seen[0] = rows[0]
     return rows.get(0), constant
@@ -113,6 +132,6 @@ def row_norms(graph: Graph, index: int, r: float, like: Tensor) -> Tensor:
     units, norms = math.prod(shape), []
     for part in torch.split(torch.arange(units, device=like.device), rows_at_once(graph, index, 1, like.device)):
         a = functional.one_hot(part, units).to(like.dtype).view(1, len(part), *shape)
-        rows, _ = _pulled(graph, index, a, {}, {}, None)
+        rows, _ = _pulled(graph, index, a, {}, {}, {}, None)
         norms.append(like.new_zeros(len(part)) if rows is None else norm(rows[0].flatten(1), conjugate(r)))
     return torch.cat(norms).view(shape)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from wassertight.certificates.propagation.hulls import Planes
 from wassertight.certificates.propagation.relaxations import Relaxation
 
 Ends: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]
@@ -22,6 +23,7 @@ class Bounds:
         low, high: bounds of the value computed exactly from rounded arguments.
         error: bound on what rounding adds since the last operation that is not affine.
         relaxations: enclosures of operations whose arguments are bounded for good.
+        planes: upper planes on the input of the undecided arguments of hinges, of one sample, where they were found.
         lost: samples (n,) about which nothing is proved: some function is not finite on what is known of its argument.
     """
 
@@ -30,6 +32,7 @@ class Bounds:
     high: dict[int, Tensor] = field(default_factory=dict)
     error: dict[int, Tensor] = field(default_factory=dict)
     relaxations: dict[int, Relaxation] = field(default_factory=dict)
+    planes: dict[int, Planes] = field(default_factory=dict)
 
     def triple(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         return self.low[index], self.high[index], self.error[index]

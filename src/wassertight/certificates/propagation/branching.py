@@ -5,9 +5,10 @@ patterns, so a radius is proved when every leaf has a positive bound at it. Leav
 was split stays split, and only leaves not yet proved at the new radius are bounded again. So the certified radius
 grows as long as there is time, and whatever was proved last is returned.
 
-Bounds of a leaf are backward bounds with optimised slopes and multipliers (`slopes`); inner bounds are those of
-the root of the radius, with optimised slopes of their own (`inner`). The unit to split is the one whose two lines cost the bound most, the best of a few being found
-by bounding both children (2104.06718 filters so).
+Bounds of a leaf are backward bounds with optimised slopes and multipliers (`slopes`), undecided units being met from above
+by chords and by planes on the input (`hulls`); planes and inner bounds are those of the whole region (`whole`, `inner`).
+First comes the radius to which these go without any split. The unit to split is the one whose two lines cost the bound
+most, the best of a few being found by bounding both children (2104.06718 filters so).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
 from wassertight.certificates.propagation.slopes import Ascent, ascend
 from wassertight.certificates.propagation.specification import specification
+from wassertight.certificates.propagation.whole import Whole
 from wassertight.types import Bounds as Box
 
 _LAST = 120
@@ -52,6 +54,17 @@ class _Leaves:
 
     def __len__(self) -> int:
         return len(self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _At:
+    """What is known at the radius that was tried last, before any split."""
+
+    t: float
+    region: Region
+    root: Bounds
+    relaxations: dict[int, Relaxation]
+    margin: float
 
 
 class Search:
@@ -89,10 +102,14 @@ class Search:
     def _grown(self, x: Tensor, y: Tensor, proved: float, ceiling: float, goal: float | None) -> float:
         self.x = x[None].to(self.dtype)
         self.spec = specification(y[None], self.graph.classes, self.dtype)[0]
+        self.whole = Whole(self.graph, self.spec)
         self.leaves = self._first(len(self.spec))
         self.propagation.forget()
+        self.at: _At | None = None
         self.cover = float(covering_radius(self.x, self.propagation.r, self.box))
-        return grow(self._try, proved, ceiling, self.effort.tolerance, self.effort.seconds, goal)
+        found = grow(self._try, proved, ceiling, self.effort.tolerance, self.effort.seconds, goal, self._probe)
+        self.evaluations += self.whole.evaluations + self.propagation.evaluations
+        return found
 
     def _try(self, t: float, deadline: float) -> Trial:
         if t >= self.cover:
@@ -100,6 +117,22 @@ class Search:
         if self._verify(t, deadline):
             return Trial(proved=t)
         return Trial(spent=len(self.leaves) >= self.effort.leaves)
+
+    def _probe(self, t: float) -> float:
+        """The smallest margin proved at radius t for classes that have leaves left, without any split."""
+        if self.at is None or self.at.t != t:
+            region = self.propagation.enter(Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box))
+            root = self.propagation.bounds(region)
+            relaxations = self.propagation.relaxations(root)
+            targets = torch.unique(self.leaves.target[self.leaves.reached < t])
+            margins = self.whole.margins(targets, region, root, relaxations)
+            self.leaves.reached[torch.isin(self.leaves.target, targets[margins > 0])] = t
+            self._begin()
+            self.at = _At(
+                t=t, region=region, root=root, relaxations=relaxations,
+                margin=float(margins.min()) if len(margins) else math.inf,
+            )  # fmt: skip
+        return self.at.margin
 
     def _first(self, rows: int) -> _Leaves:
         units, like = sum(self.sizes), self.x
@@ -115,9 +148,9 @@ class Search:
 
     def _verify(self, t: float, deadline: float) -> bool:
         """Whether every leaf is proved at radius t before the deadline; splits leaves on the way."""
-        region = self.propagation.enter(Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box))
-        root = self.propagation.bounds(region)
-        self.root = self.propagation.relaxations(root)
+        self._probe(t)
+        assert self.at is not None
+        region, root, self.root = self.at.region, self.at.root, self.at.relaxations
         open_rows = (self.leaves.reached < t).nonzero().squeeze(1)
         for rows in torch.split(open_rows, 2 * self.effort.batch) if len(open_rows) else ():
             self._store(rows, self._bounded(self.leaves.part(rows), region, root, t))
@@ -142,12 +175,16 @@ class Search:
             children = self._split(parents, region, root)
             children = self._bounded(children, region, root, t)
             self.splits += len(rows)
-            first, second = (
-                children.part(torch.arange(len(rows))),
-                children.part(torch.arange(len(rows), 2 * len(rows))),
-            )
-            self._store(rows, first)
-            self.leaves = self.leaves.joined(second)
+            self._store(rows, children.part(torch.arange(len(rows))))
+            self.leaves = self.leaves.joined(children.part(torch.arange(len(rows), 2 * len(rows))))
+
+    def _begin(self) -> None:
+        """Leaves without splits start from the slopes found for the whole region."""
+        kind = self.whole.kind[self.leaves.target]
+        rows = ((kind >= 0) & (self.leaves.sides == 0).all(1)).nonzero().squeeze(1)
+        if len(rows) and self.whole.choices:
+            pieces = [self.whole.choices[k][0, kind[rows]].flatten(1) for k in self.hinges]
+            self.leaves.choices[rows] = torch.cat(pieces, 1)
 
     def _store(self, rows: Tensor, part: _Leaves) -> None:
         for name, value in vars(part).items():
@@ -227,11 +264,17 @@ class Search:
                 relaxation = self.root[hinge]
                 assert isinstance(relaxation, Elementwise)
                 relaxations[hinge] = relaxation.fixed(sides[self.arguments[hinge]])
+        covers = {}
+        for hinge, planes in self.whole.held.items():
+            relaxation = relaxations[hinge]
+            assert isinstance(relaxation, Elementwise)
+            assert relaxation.free is not None
+            covers[hinge] = planes.of(self.whole.kind[part.target], relaxation.free)
         a = self.spec[part.target][:, None]
         allowance = (a.abs() * root.error[self.last][:, None]).sum(2)
         ascent = ascend(
             self.graph, self.last, a, wide, relaxations, iterations=iterations, choices=choices, held=held, sides=sides,
-            offset=-allowance,
+            covers=covers or None, offset=-allowance,
         )  # fmt: skip
         value = (ascent.best - allowance).squeeze(1)
         return torch.where(root.lost | value.isnan(), -torch.inf, value), ascent, relaxations

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+_NEAR = 0.02
+"""Relative width at which the crossing of a quick bound is known well enough."""
 _FIRST = 1e-6
 """Tried first where neither a proved radius nor a ceiling is known."""
 
@@ -54,6 +56,7 @@ def grow(
     tolerance: float,
     seconds: float,
     goal: float | None = None,
+    probe: Callable[[float], float] | None = None,
 ) -> float:
     """The largest radius that `verify` proves within `seconds`; never below `proved`.
 
@@ -66,12 +69,17 @@ def grow(
         ceiling: no larger radius can be proved (an attack's distance); inf where none is known.
         tolerance: relative width of the bracket at which the search is done.
         goal: the one radius that matters; all time goes to it.
+        probe: a quick bound of the margin at a radius, positive where it proves the radius by itself; half of the time
+            at most goes to the radius where it crosses zero.
     """
     begun = time.perf_counter()
     end = begun + seconds
     if goal is not None:
         return max(proved, verify(goal, end).proved) if goal > proved else proved
     low, high, failed, share = proved, ceiling, math.inf, 0.25
+    if probe is not None:
+        low, missed = crossing(probe, low, high, begun + 0.5 * seconds)
+        share = min(0.25, (missed - low) / (high - low)) if low < missed < high < math.inf else share
     while time.perf_counter() < end and low * (1 + tolerance) < high:
         top = min(high, failed)
         t = low + share * (top - low if top < math.inf else max(low, _FIRST))
@@ -80,7 +88,7 @@ def grow(
         high = min(high, trial.ceiling)
         if trial.proved > low:
             quick = time.perf_counter() - now < 0.05 * seconds
-            low, share = trial.proved, min(0.8, share * 1.3) if quick else share
+            low, share = trial.proved, min(0.8, share * 1.6) if quick else share
             continue
         if trial.spent:
             break
@@ -88,3 +96,31 @@ def grow(
         if failed <= low * (1 + tolerance):
             failed = math.inf
     return low
+
+
+def crossing(probe: Callable[[float], float], low: float, high: float, end: float) -> tuple[float, float]:
+    """A radius with a positive margin and one without, close to each other.
+
+    Margins below zero are taken to lie on a line through the last two; how far one is above zero is not used, as bounds
+    are not improved any more once they are positive.
+
+    Args:
+        probe: the margin at a radius.
+        low: a radius already proved.
+        high: no larger radius can be proved; may be inf.
+        end: time (of `time.perf_counter`) at which to give up.
+    """
+    top, missed = high, list[tuple[float, float]]()
+    while time.perf_counter() < end and (low == 0 or top > low * (1 + _NEAR)):
+        share = 0.5 if missed else 0.25
+        if len(missed) > 1 and missed[0][1] < missed[1][1]:
+            (t, worse), (s, better) = missed
+            zero = s - better * (t - s) / (worse - better)
+            share = min(max((zero - low) / (top - low), 0.2), 0.8)
+        t = low + share * (top - low if top < math.inf else max(low, _FIRST))
+        margin = probe(t)
+        if margin > 0:
+            low = t
+        else:
+            top, missed = t, [*missed[-1:], (t, margin)]
+    return low, top

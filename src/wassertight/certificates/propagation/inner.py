@@ -1,41 +1,58 @@
-"""Inner bounds of one sample with slopes of their own, optimised and kept from radius to radius (alpha-CROWN, 2011.13824).
+"""Inner bounds of one sample with slopes and planes of their own, kept from radius to radius (alpha-CROWN, 2011.13824).
 
-Every undecided unit has two rows, one for either end, and every row its own slopes at the hinges below it. The first region
-pays for several gradient steps; a region that is a little larger or smaller starts from the slopes kept and needs few. As any
-slopes are sound, whatever time allows is kept: units that are not reached have CROWN's bounds.
+Every undecided unit has two rows, one for either end, and every row its own slopes and, over boxes, its own planes
+(`swaying`) at the hinges below it. The first region pays for gradient steps; a region that is a little larger or smaller
+takes what is kept. As any choice is sound, whatever time allows is kept: units that are not reached have CROWN's bounds.
+
+The row of a unit's upper end is at the same time a plane on the input, which the hinge above it uses (`hulls`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from wassertight.certificates.propagation.backward import lower_bounds
 from wassertight.certificates.propagation.bounds import Bounds, Ends
 from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.hulls import Offsets, Planes
+from wassertight.certificates.propagation.layout import flat_maps, flat_rows, raised_rows
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.region import Region
-from wassertight.certificates.propagation.relaxations import steerable
+from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.slopes import ascend
+from wassertight.certificates.propagation.swaying import Signed, Swayed
 
-_FIRST, _LATER = 6, 1
+_FIRST, _LATER = 3, 0
 """Gradient steps for units met for the first time, and for units whose slopes are known."""
 _TOGETHER = 64
 """Units raised at once, two rows each."""
 _HELD = 10**8
-"""Slopes kept at most, of all units together."""
+"""Numbers kept at most, of all units together."""
+_PLANES = 6 * 10**6
+"""Coefficients of one hinge's planes at most; units with the largest gaps go first."""
 
 
 @dataclass
 class _Kept:
-    """Slopes of the units of one node: `place` (units,) is a unit's number or -1, `slopes` hold two rows a number."""
+    """What is kept of the units of one node: `place` (units,) is a unit's number or -1, the others hold two rows a number.
+
+    Attributes:
+        slopes: by hinge, (rows, *shape).
+        points: by hinge, (rows, inputs).
+        weights: by hinge, of planes at both ends and the share of chords, (rows, 3, units).
+    """
 
     place: Tensor
-    slopes: dict[int, Tensor]
+    slopes: dict[int, Tensor] = field(default_factory=dict)
+    points: dict[int, Tensor] = field(default_factory=dict)
+    weights: dict[int, Tensor] = field(default_factory=dict)
 
 
 class OwnSlopes(Propagation):
@@ -49,6 +66,11 @@ class OwnSlopes(Propagation):
     def __init__(self, graph: Graph, r: float, *, rounding: Rounding, seconds: float) -> None:
         super().__init__(graph, r, rounding=rounding)
         self.seconds = seconds
+        self.covered = {
+            node.parents[0]
+            for node in self.graph.nodes
+            if steerable(node.operation) and getattr(node.operation, "left", -1.0) >= 0
+        }
         self.forget()
 
     def forget(self) -> None:
@@ -64,48 +86,138 @@ class OwnSlopes(Propagation):
     def _sharpen(self, index: int, region: Region, found: Bounds, method: str) -> None:
         """First as CROWN does, then every unit that is still undecided with slopes of its own."""
         super()._sharpen(index, region, found, method)
-        if index in self.graph.settled or time.perf_counter() > self._end:
+        if index in self.graph.settled:
             return
         low, high, error = found.triple(index)
         wanted = self._undecided(index, low - error, high + error)
-        units = wanted.flatten().nonzero().squeeze(1)
+        units = flat_maps(wanted)[0].nonzero().squeeze(1)
+        if len(units) == 0:
+            return
+        low, high = flat_maps(low)[0].clone(), flat_maps(high)[0].clone()
+        if index in self.graph.straight:
+            parts = list(self._straight(index, units, region))
+        else:
+            parts = list(self._raised(index, units, region, found, low, high))
+            shape = wanted.shape[1:]
+            found.low[index] = raised_rows(low[None, None], shape)[0]
+            found.high[index] = raised_rows(torch.maximum(low, high)[None, None], shape)[0]
+        if index in self.covered and parts:
+            found.planes[index] = _planes(parts, low, high, flat_maps(error)[0], Offsets(region))
+
+    def _straight(self, index: int, units: Tensor, region: Region) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of units that are affine in the input: which, their rows, and their largest values."""
+        shape = self.graph.nodes[index].shape
+        for part in torch.split(units, _TOGETHER):
+            seen: dict[int, Tensor] = {}
+            low = lower_bounds(self.graph, index, -_hot(part, shape, region), region, {}, tight=False, seen=seen)
+            if 0 in seen:
+                yield part, -flat_rows(seen[0])[0], -low[0]
+
+    def _raised(
+        self, index: int, units: Tensor, region: Region, found: Bounds, low: Tensor, high: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Raises bounds (entries,) of units in place, as time allows; yields as `_straight` does."""
         hinges = [k for k in sorted(self.graph.ancestors[index]) if steerable(self.graph.nodes[k].operation)]
-        if not hinges or len(units) == 0:
+        if not hinges or time.perf_counter() > self._end:
             return
         relaxations = self.relaxations(found, below=index)
-        shape, size = wanted.shape[1:], wanted.numel()
-        low, high = low.reshape(1, size).clone(), high.reshape(1, size).clone()
-        kept = self._kept.setdefault(index, _Kept(torch.full((size,), -1, device=units.device), {}))
+        arguments = {k: self.graph.nodes[k].parents[0] for k in hinges}
+        signed = {
+            k: Signed.of(found.planes[p], Offsets(region))
+            for k, p in arguments.items()
+            if p in found.planes and math.isinf(region.r)
+        }
+        shape, size = self.graph.nodes[index].shape, len(low)
+        kept = self._kept.setdefault(index, _Kept(torch.full((size,), -1, device=units.device)))
         known = kept.place[units] >= 0
         self._number(kept, units[~known], hinges, low.dtype)
         for group, steps in ((units[known], _LATER), (units[~known], _FIRST)):
             for part in torch.split(group[kept.place[group] >= 0], _TOGETHER):
                 if len(part) == 0 or time.perf_counter() > self._end:
                     break
-                hot = low.new_zeros(len(part), size).scatter_(1, part[:, None], 1.0).view(1, len(part), 1, *shape)
-                a = torch.cat((hot, -hot), 2).flatten(1, 2)
-                rows = (2 * kept.place[part, None] + torch.arange(2, device=part.device)).flatten()
+                hot = _hot(part, shape, region)
+                a = torch.cat((hot, -hot), 1)
+                rows = (2 * kept.place[part] + torch.tensor([[0], [1]], device=part.device)).flatten()
+                choices = {k: kept.slopes[k][None, rows] for k in hinges}
+                seen: dict[int, Tensor] = {}
+                lower_bounds(self.graph, index, a, region, relaxations, tight=False, seen=seen)
+                covers = self._covers(kept, rows, signed, relaxations, seen)
                 ascent = ascend(
-                    self.graph, index, a, region, relaxations, iterations=steps, tight=False,
-                    choices={k: kept.slopes[k][None, rows] for k in hinges},
+                    self.graph, index, a, region, relaxations, iterations=steps, tight=False, choices=choices,
+                    covers=covers or None, keep_rows=True,
                 )  # fmt: skip
                 self.evaluations += len(rows) * (steps + 1)
                 for k in hinges:
                     kept.slopes[k][rows] = ascent.choices[k][0]
-                ends = ascent.best.view(len(part), 2)
-                low[0, part] = torch.maximum(low[0, part], ends[:, 0])
-                high[0, part] = torch.minimum(high[0, part], -ends[:, 1])
-        found.low[index] = low.view(1, *shape)
-        found.high[index] = torch.maximum(low, high).view(1, *shape)
+                for k, cover in covers.items():
+                    kept.points[k][rows[:, None], cover.signed.columns] = cover.q[0]
+                    kept.weights[k][rows[:, None], :, cover.signed.units] = torch.stack((*cover.ends, cover.share), -1)[
+                        0
+                    ]
+                ends = ascent.best.view(2, len(part))
+                low[part] = torch.maximum(low[part], ends[0])
+                high[part] = torch.minimum(high[part], -ends[1])
+                if ascent.rows is not None:
+                    yield part, -flat_rows(ascent.rows)[0, len(part) :].to(low.dtype), -ends[1]
+
+    def _covers(
+        self, kept: _Kept, rows: Tensor, signed: dict[int, Signed], relaxations: dict[int, Relaxation], seen: dict[int, Tensor]
+    ) -> dict[int, Swayed]:  # fmt: skip
+        """Planes of the hinges below for some rows: as kept, or from the corner where CROWN's rows `seen` are least."""
+        if not signed:
+            return {}
+        steep = -flat_rows(seen[0])
+        corner = (0.5 + steep / steep.abs().mean(2, keepdim=True).clamp_min(torch.finfo(steep.dtype).tiny)).clamp(0, 1)
+        found = {}
+        for k, whole in signed.items():
+            relaxation = relaxations[k]
+            assert isinstance(relaxation, Elementwise)
+            met = (flat_rows(seen[k])[0][:, whole.units] != 0).any(0).nonzero().squeeze(1)
+            if len(met) == 0:
+                continue
+            columns = (whole.rows[met] != 0).any(0).nonzero().squeeze(1)
+            planes = whole.part(met, columns)
+            point = kept.points[k][rows[:, None], columns][None]
+            point = torch.where(point.isnan(), corner[:, :, columns], point)
+            first, last, share = kept.weights[k][rows[:, None], :, planes.units].movedim(2, 0)[:, None].clone()
+            fresh = first.isnan()
+            if bool(fresh.any()):
+                begin = planes.at(point)
+                first, last = torch.where(fresh, begin[0], first), torch.where(fresh, begin[1], last)
+                share = torch.where(fresh, 0.5, share)
+            found[k] = Swayed(planes, relaxation.hinge, point, (first, last), share)
+        return found
 
     def _number(self, kept: _Kept, new: Tensor, hinges: list[int], dtype: torch.dtype) -> None:
         """Room for new units, if memory allows it; slopes that are not numbers yet stand for CROWN's own."""
         shapes = {k: self.graph.nodes[k].shape for k in hinges}
-        wanted = 2 * len(new) * sum(math.prod(shape) for shape in shapes.values())
+        inputs = math.prod(self.graph.source)
+        wanted = 2 * len(new) * sum(4 * math.prod(shape) + inputs for shape in shapes.values())
         if len(new) == 0 or self._held + wanted > _HELD:
             return
         self._held += wanted
         kept.place[new] = int(kept.place.max()) + 1 + torch.arange(len(new), device=new.device)
         for k, shape in shapes.items():
-            fresh = torch.full((2 * len(new), *shape), torch.nan, dtype=dtype, device=new.device)
-            kept.slopes[k] = torch.cat((kept.slopes[k], fresh)) if k in kept.slopes else fresh
+            for store, size in ((kept.slopes, shape), (kept.points, (inputs,)), (kept.weights, (3, math.prod(shape)))):
+                fresh = torch.full((2 * len(new), *size), torch.nan, dtype=dtype, device=new.device)
+                store[k] = torch.cat((store[k], fresh)) if k in store else fresh
+
+
+def _hot(units: Tensor, shape: tuple[int, ...], region: Region) -> Tensor:
+    """Rows (1, units, *shape) that pick one entry each, numbered as `layout.flat_rows` does."""
+    flat = region.x.new_zeros(1, len(units), math.prod(shape)).scatter_(2, units[None, :, None], 1.0)
+    return raised_rows(flat, shape)
+
+
+def _planes(
+    parts: list[tuple[Tensor, Tensor, Tensor]], low: Tensor, high: Tensor, error: Tensor, offsets: Offsets
+) -> Planes:
+    """Planes of units from their rows and largest values, given bounds (entries,) of all units."""
+    units, rows, ends = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    error = error[units]
+    above, below = torch.maximum(low, high)[units] + error, error - low[units]
+    found = Planes(
+        units=units, rows=rows, top=ends - offsets.support(rows) + error, chord=(above / (above + below)).clamp(0, 1)
+    )
+    most = max(1, _PLANES // rows.shape[1])
+    return found if len(units) <= most else found.part((found.chord * below).topk(most).indices)

@@ -19,3 +19,10 @@ def flat_rows(a: Tensor) -> Tensor:
 def flat_maps(z: Tensor) -> Tensor:
     """A batch (n, *shape) as (n, entries), in the order of `flat_rows`."""
     return z.movedim(1, -1).flatten(1) if z.ndim == 4 else z.flatten(1)
+
+
+def raised_rows(flat: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `flat_rows`: rows (n, m, entries) as (n, m, *shape)."""
+    if len(shape) != 3:
+        return flat.view(*flat.shape[:2], *shape)
+    return flat.view(*flat.shape[:2], *shape[1:], shape[0]).movedim(-1, 2)

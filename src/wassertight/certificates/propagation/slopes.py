@@ -18,11 +18,14 @@ from torch import Tensor
 
 from wassertight.certificates.propagation.backward import lower_bounds
 from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.hulls import Cover
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
 
 _DECAY = 0.97
 _MOMENTS = (0.9, 0.999)
+_TILT = 0.5
+"""Step of a cover's variables, in steps of slopes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +37,14 @@ class Ascent:
         choices: for every steered node its slopes (n, m, *shape) in [0, 1], where the best was seen.
         held: signed multipliers (n, m, *shape) of the nodes with splits, likewise.
         seen: rows that arrived at every operation that is not affine in the last evaluation.
+        rows: rows on the input (n, m, *source) where the best was seen, if they were asked for.
     """
 
     best: Tensor
     choices: dict[int, Tensor]
     held: dict[int, Tensor]
     seen: dict[int, Tensor]
+    rows: Tensor | None = None
 
 
 def ascend(
@@ -54,8 +59,10 @@ def ascend(
     choices: Mapping[int, Tensor] | None = None,
     held: Mapping[int, Tensor] | None = None,
     sides: Mapping[int, Tensor] | None = None,
+    covers: Mapping[int, Cover] | None = None,
     offset: Tensor | None = None,
     tight: bool = True,
+    keep_rows: bool = False,
 ) -> Ascent:
     """Raise the lower bounds of rows `a` at a node by choosing slopes and multipliers.
 
@@ -65,9 +72,11 @@ def ascend(
         rate: first step in slopes.
         choices, held: where to start; CROWN's own slopes (also for NaN) and 0 without.
         sides: for split nodes +1 where the argument is known >= 0, -1 where <= 0, else 0, (n, m, *shape).
+        covers: as for `lower_bounds`; their variables end where the best was seen.
         offset: (n, m) added to bounds to decide which rows are settled (bound + offset > 0) and need no more ascent;
             without it all rows go through all steps.
         tight: of the last evaluation, as for `lower_bounds`.
+        keep_rows: whether to keep the rows on the input.
     """
     steered = {
         index: r
@@ -89,11 +98,15 @@ def ascend(
         )
         for index, side in sides.items()
     }
-    variables = [*free.values(), *prices.values()]
+    moved = [v for cover in (covers or {}).values() for v in cover.variables]
+    variables = [*free.values(), *prices.values(), *moved]
+    rates = [rate] * (len(free) + len(prices)) + [_TILT * rate] * len(moved)
+    region = region.double() if covers else region
     moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
     best = torch.full(shape, -torch.inf, dtype=a.dtype, device=a.device)
-    kept, kept_prices = dict(free), dict(prices)
+    kept, kept_prices, kept_moved = dict(free), dict(prices), list(moved)
     seen: dict[int, Tensor] = {}
+    rows: Tensor | None = None
     for step in range(iterations + 1):
         last = step == iterations
         with torch.enable_grad():
@@ -106,8 +119,9 @@ def ascend(
             }
             seen = {}
             value = lower_bounds(
-                graph, start, a, region, lines, tight=tight and last, multipliers=multipliers, seen=seen
-            )
+                graph, start, a, region, lines,
+                tight=tight and last, multipliers=multipliers, covers=covers, seen=seen,
+            )  # fmt: skip
             total = value.sum()
         better = value.detach() > best
         best = torch.where(better, value.detach(), best)
@@ -116,19 +130,25 @@ def ascend(
             index: torch.where(_wide(better, prices[index]), prices[index].detach(), kept_prices[index])
             for index in prices
         }
+        if keep_rows and 0 in seen:
+            rows = seen[0].detach() if rows is None else torch.where(_wide(better, rows), seen[0].detach(), rows)
+        kept_moved = [torch.where(_wide(better, v), v.detach(), old) for v, old in zip(moved, kept_moved, strict=True)]
         if last or not variables or (offset is not None and bool((best + offset > 0).all())):
             break
         gradients = torch.autograd.grad(total, variables, allow_unused=True)
         with torch.no_grad():
-            _step(variables, gradients, moments, rate * _DECAY**step, step)
-            for index in free:
-                free[index].requires_grad_(False).clamp_(0, 1)
+            _step(variables, gradients, moments, [r * _DECAY**step for r in rates], step)
+            for v in (*free.values(), *moved):
+                v.requires_grad_(False).clamp_(0, 1)
             for index in prices:
                 price, side = prices[index].requires_grad_(False), sides[index]
                 # known >= 0 is priced from below (<= 0), known <= 0 from above (>= 0)
                 price.copy_(torch.where(side > 0, price.clamp_max(0), torch.where(side < 0, price.clamp_min(0), 0.0)))
+    with torch.no_grad():
+        for v, old in zip(moved, kept_moved, strict=True):
+            v.requires_grad_(False).copy_(old)
     return Ascent(
-        best=best, choices=kept, held=kept_prices, seen={index: rows.detach() for index, rows in seen.items()}
+        best=best, choices=kept, held=kept_prices, seen={index: a.detach() for index, a in seen.items()}, rows=rows
     )
 
 
@@ -149,13 +169,13 @@ def _step(
     variables: list[Tensor],
     gradients: tuple[Tensor | None, ...],
     moments: list[tuple[Tensor, Tensor]],
-    rate: float,
+    rates: list[float],
     step: int,
 ) -> None:
     """One step of Adam, upwards."""
     first, second = _MOMENTS
     grown, spread = 1 - first ** (step + 1), math.sqrt(1 - second ** (step + 1))
-    for variable, gradient, (mean, square) in zip(variables, gradients, moments, strict=True):
+    for variable, gradient, (mean, square), rate in zip(variables, gradients, moments, rates, strict=True):
         if gradient is None:
             continue
         mean.lerp_(gradient, 1 - first)

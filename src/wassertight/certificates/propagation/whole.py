@@ -1,0 +1,106 @@
+"""Margins over a whole region, every hinge with chord and planes: what branch and bound begins with at every radius.
+
+Slopes, weights of planes and shares of one radius are where the next one starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from wassertight.certificates.propagation.bounds import Bounds
+from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.hulls import Held, Offsets, Tilted
+from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
+from wassertight.certificates.propagation.slopes import ascend
+
+_FIRST, _LATER = (6, 12, 24), (4, 10)
+"""Gradient steps for classes met for the first time, and for those whose planes are known; what is proved drops out."""
+_PLAIN = 4
+"""Gradient steps on slopes alone, which settle most classes."""
+_WEIGHTS = 3 * 10**7
+"""Weights of planes at most, of all classes together."""
+
+
+class Whole:
+    """Bounds of one sample's margins over a sequence of regions.
+
+    Args:
+        graph: the network.
+        spec: margins (classes - 1, classes).
+
+    Attributes:
+        held: planes by hinge, of the classes last asked for that stayed open.
+        kind: number of every class among them, or -1.
+        choices: their slopes by hinge, (1, classes open, *shape).
+    """
+
+    def __init__(self, graph: Graph, spec: Tensor) -> None:
+        self.graph, self.spec, self.last = graph, spec, len(graph.nodes) - 1
+        self.evaluations = 0
+        self.held: dict[int, Held] = {}
+        self.kind = torch.full((len(spec),), -1, device=spec.device)
+        self.choices: dict[int, Tensor] = {}
+        self._tilted: dict[int, Tilted] = {}
+
+    def margins(self, targets: Tensor, region: Region, bounds: Bounds, relaxations: Mapping[int, Relaxation]) -> Tensor:
+        """Proved lower bounds (m,) of some classes' margins over the region; effort ends where they are positive."""
+        self.held = {}
+        if len(targets) == 0 or bool(bounds.lost.any()):
+            return self.spec.new_full((len(targets),), -torch.inf)
+        a = self.spec[targets][None]
+        allowance = (a.abs() * bounds.error[self.last][:, None]).sum(2)
+        plain = ascend(self.graph, self.last, a, region, relaxations, iterations=_PLAIN, offset=-allowance)
+        self.evaluations += len(targets) * (_PLAIN + 1)
+        best = plain.best - allowance
+        left = (best[0] <= 0).nonzero().squeeze(1)
+        covers = self._covers(targets[left], region, bounds, relaxations)
+        if not covers:
+            return best[0]
+        numbers = self.kind[targets[left]]
+        known = bool((numbers >= 0).all())
+        choices = {k: (self.choices[k][:, numbers] if known else v[:, left]) for k, v in plain.choices.items()}
+        for steps in _LATER if known else _FIRST:
+            ascent = ascend(
+                self.graph, self.last, a[:, left], region, relaxations, iterations=steps, choices=choices,
+                covers=covers, offset=-allowance[:, left],
+            )  # fmt: skip
+            self.evaluations += len(left) * (steps + 1)
+            best[:, left] = torch.maximum(best[:, left], ascent.best - allowance[:, left])
+            open_rows = (best[0, left] <= 0).nonzero().squeeze(1)
+            choices = {k: v[:, open_rows] for k, v in ascent.choices.items()}
+            arrived = {k: ascent.seen[k][:, open_rows] for k in covers}
+            left = left[open_rows]
+            for cover in covers.values():
+                cover.keep(open_rows)
+            if len(left) == 0:
+                break
+        self.kind.fill_(-1)
+        self.kind[targets[left]] = torch.arange(len(left), device=left.device)
+        self._tilted, self.choices = covers, choices
+        self.held = {k: cover.held(arrived[k]) for k, cover in covers.items()} if len(left) else {}
+        return best[0]
+
+    def _covers(
+        self, targets: Tensor, region: Region, bounds: Bounds, relaxations: Mapping[int, Relaxation]
+    ) -> dict[int, Tilted]:
+        """Covers of all hinges with planes, starting from those of the last region."""
+        found: dict[int, Tilted] = {}
+        if len(targets) == 0:
+            return found
+        offsets, room = Offsets(region), _WEIGHTS
+        for index, relaxation in relaxations.items():
+            planes = bounds.planes.get(self.graph.nodes[index].parents[0])
+            if planes is None or not isinstance(relaxation, Elementwise) or relaxation.free is None:
+                continue
+            tilted = Tilted(planes, relaxation.hinge, offsets, len(targets))
+            room -= tilted.tilt.numel()
+            if room < 0:
+                break
+            found[index] = tilted
+            if index in self._tilted:
+                found[index].resume(self._tilted[index], self.kind[targets])
+        return found

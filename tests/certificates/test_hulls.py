@@ -1,0 +1,179 @@
+"""Planes on the input: above their hinges everywhere in the region, on them at corners, and worth their while."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wassertight.certificates.propagation.bounds import Bounds
+from wassertight.certificates.propagation.growing import crossing
+from wassertight.certificates.propagation.hulls import Cover, Offsets, Planes, Tilted
+from wassertight.certificates.propagation.inner import OwnSlopes
+from wassertight.certificates.propagation.reading import read_graph
+from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.certificates.propagation.slopes import ascend
+from wassertight.certificates.propagation.specification import specification
+from wassertight.certificates.propagation.swaying import Signed, Swayed
+from wassertight.certificates.propagation.whole import Whole
+from wassertight.geometry import sample_ball
+
+INPUTS, UNITS, ROWS = 5, 7, 3
+
+
+def _region(r: float, seed: int = 0, t: float = 0.4) -> Region:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, INPUTS, dtype=torch.float64, generator=generator)
+    return Region.of(x, torch.tensor([t], dtype=torch.float64), r, (0.0, 1.0))
+
+
+def _inside(region: Region, n: int) -> Tensor:
+    """Offsets from the centre that stay in the region; over a box all corners too."""
+    t, r = float(region.t[0]), region.r
+    drawn = sample_ball(region.x.expand(n, -1), t, r, torch.Generator().manual_seed(1)).double()
+    if math.isinf(r):
+        corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=INPUTS)), dtype=torch.float64)
+        drawn = torch.cat((drawn, t * corners))
+    return (region.x + drawn).clamp(0, 1) - region.x
+
+
+def _planes(region: Region) -> Planes:
+    generator = torch.Generator().manual_seed(2)
+    rows = torch.randn(UNITS, INPUTS, dtype=torch.float64, generator=generator)
+    rows[0, :3] = 0
+    top = 0.1 * torch.randn(UNITS, dtype=torch.float64, generator=generator)
+    above = top + Offsets(region).support(rows)
+    below = -top + Offsets(region).support(-rows)
+    return Planes(units=torch.arange(UNITS) + 1, rows=rows, top=top, chord=(above / (above + below)).clamp(0, 1))
+
+
+def _excess(cover: Cover, planes: Planes, hinge: tuple[float, float], offsets: Tensor, centre: Tensor) -> Tensor:
+    """How far what replaces `-f(z)` of each unit is below it, (points, rows, units): never below 0 if planes are right."""
+    left, right = hinge
+    z = offsets @ planes.rows.T + planes.top
+    found = []
+    for unit in range(UNITS):
+        a = torch.zeros(1, ROWS, UNITS + 2, dtype=torch.float64)
+        a[:, :, planes.units[unit]] = -1.0
+        rest, row, constant = cover.divert(a)
+        share = 1 + rest[0, :, planes.units[unit]]
+        exact = -share * torch.maximum(left * z[:, unit], right * z[:, unit])[:, None]
+        found.append(exact - (offsets @ row[0].T + constant[0]))
+    return torch.stack(found, 2)
+
+
+@pytest.mark.parametrize("hinge", [(0.0, 1.0), (0.1, 1.0), (0.2, 0.7)])
+@pytest.mark.parametrize("r", [math.inf, 2.0, 1.0])
+def test_tilted_planes_are_above_the_hinge(r: float, hinge: tuple[float, float]) -> None:
+    region = _region(r)
+    planes = _planes(region)
+    cover = Tilted(planes, hinge, Offsets(region), ROWS)
+    generator = torch.Generator().manual_seed(3)
+    for variable in cover.variables:
+        variable.copy_(torch.rand(variable.shape, dtype=torch.float64, generator=generator))
+    excess = _excess(cover, planes, hinge, _inside(region, 500), region.x[0])
+    assert excess.min() > -1e-12
+    assert excess.amin(0).max() < 0.5  # and not far above
+    held = cover.held(-torch.ones(1, ROWS, UNITS + 2, dtype=torch.float64))
+    kinds = torch.tensor([2, 0, 1, 2])
+    choice = held.of(kinds, torch.ones(4, 1, UNITS + 2, dtype=torch.bool))
+    a = -torch.rand(4, 1, UNITS + 2, dtype=torch.float64)
+    for found, row in zip(zip(*choice.divert(a), strict=True), range(4), strict=True):
+        alone = cover.divert(a[row].expand(1, ROWS, -1))
+        for mine, other in zip(found, alone, strict=True):
+            assert torch.allclose(mine[0], other[0, kinds[row]], atol=1e-12)
+
+
+@pytest.mark.parametrize("hinge", [(0.0, 1.0), (0.1, 1.0)])
+def test_swayed_planes_are_above_the_hinge_and_touch_it_at_their_corner(hinge: tuple[float, float]) -> None:
+    region = _region(math.inf)
+    planes, offsets = _planes(region), Offsets(region)
+    signed = Signed.of(planes, offsets)
+    generator = torch.Generator().manual_seed(4)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(1, ROWS, *shape, dtype=torch.float64, generator=generator)
+
+    loose = Swayed(signed, hinge, drawn(INPUTS), (drawn(UNITS), drawn(UNITS)), drawn(UNITS))
+    assert _excess(loose, planes, hinge, _inside(region, 500), region.x[0]).min() > -1e-12
+    corner = (drawn(INPUTS) > 0.5).double()
+    place = offsets.low + corner * (offsets.high - offsets.low)
+    close = Swayed(signed, hinge, corner, signed.at(corner), torch.zeros(1, ROWS, UNITS, dtype=torch.float64))
+    points = torch.cat((place[0], _inside(region, 500)))
+    excess = _excess(close, planes, hinge, points, region.x[0])
+    assert excess.min() > -1e-12
+    assert excess[torch.arange(ROWS), torch.arange(ROWS)].max() < 1e-9
+    some = torch.tensor([0, 2])
+    columns = (planes.rows[some] != 0).any(0).nonzero().squeeze(1)
+    part = signed.part(some, columns)
+    assert torch.allclose(part.towards(corner[..., columns])[0], signed.towards(corner)[0][..., some])
+
+
+def _network(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers = [nn.Linear(INPUTS, 16), nn.ReLU(), nn.Linear(16, 16), nn.LeakyReLU(0.1), nn.Linear(16, 3)]
+    return nn.Sequential(*layers).double().eval()
+
+
+def _found(model: nn.Module, region: Region, r: float) -> tuple[OwnSlopes, Bounds]:
+    graph = read_graph(model, region.x, dtype=torch.float64, device=region.x.device)
+    propagation = OwnSlopes(graph, r, rounding=Rounding(unit=0.0), seconds=60.0)
+    with torch.no_grad():
+        return propagation, propagation.bounds(region)
+
+
+@pytest.mark.parametrize("r", [math.inf, 2.0, 1.0])
+def test_margins_over_the_whole_region_hold_and_planes_raise_them(r: float) -> None:
+    gained = 0.0
+    for seed in range(6):
+        model, region = _network(seed), _region(r, seed)
+        propagation, bounds = _found(model, region, r)
+        graph, y = propagation.graph, model(region.x).argmax(1)
+        spec = specification(y, 3, torch.float64)[0]
+        relaxations = propagation.relaxations(bounds)
+        assert 3 in bounds.planes
+        whole, targets = Whole(graph, spec), torch.arange(2)
+        with torch.no_grad():
+            margins = whole.margins(targets, region, bounds, relaxations)
+            again = whole.margins(targets, region, bounds, relaxations)
+            slopes = ascend(graph, 5, spec[None], region, relaxations, iterations=60).best[0]
+            least = (model(region.x + _inside(region, 20_000)) @ spec.T).amin(0)
+        assert (margins <= least + 1e-9).all()
+        assert (again <= least + 1e-9).all()
+        assert (again >= margins.clamp_max(0) - 0.01).all()
+        for index, planes in bounds.planes.items():
+            values = _inside(region, 20_000) @ planes.rows.T + planes.top
+            assert (values >= graph.value(index, region.x + _inside(region, 20_000))[:, planes.units] - 1e-9).all()
+        open_classes = slopes < 0
+        gained += float((margins.clamp_max(0) - slopes)[open_classes].sum())
+    assert gained > {math.inf: 0.05, 2.0: 0.01, 1.0: 0.005}[r]
+
+
+def test_hinges_that_fall_have_no_planes() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(INPUTS, 8), nn.LeakyReLU(-0.5), nn.Linear(8, 3)).double()
+    region = _region(math.inf)
+    propagation, bounds = _found(model, region, math.inf)
+    assert not bounds.planes
+    spec = specification(model(region.x).argmax(1), 3, torch.float64)[0]
+    margins = Whole(propagation.graph, spec).margins(torch.arange(2), region, bounds, propagation.relaxations(bounds))
+    assert (margins <= (model(region.x + _inside(region, 5_000)) @ spec.T).amin(0) + 1e-9).all()
+
+
+def test_the_crossing_of_a_margin_is_found() -> None:
+    asked = []
+
+    def probe(t: float) -> float:
+        asked.append(t)
+        return min(1.0 - t * t, 1e-3)
+
+    for high in (2.0, math.inf):
+        asked.clear()
+        low, top = crossing(probe, 0.5, high, math.inf)
+        assert low < 1 <= top <= low * 1.02
+        assert len(asked) <= 12
+    assert crossing(probe, 0.5, 2.0, 0.0) == (0.5, 2.0)
