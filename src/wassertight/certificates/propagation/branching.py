@@ -56,15 +56,16 @@ class _Leaves:
         return len(self.target)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _At:
-    """What is known at the radius that was tried last, before any split."""
+    """What is known at the radius that was tried last, before any split; `done` if no class needs another look."""
 
     t: float
     region: Region
     root: Bounds
     relaxations: dict[int, Relaxation]
-    margin: float
+    margin: float = math.nan
+    done: bool = False
 
 
 class Search:
@@ -118,21 +119,25 @@ class Search:
             return Trial(proved=t)
         return Trial(spent=len(self.leaves) >= self.effort.leaves)
 
-    def _probe(self, t: float) -> float:
-        """The smallest margin proved at radius t for classes that have leaves left, without any split."""
+    def _probe(self, t: float, every: bool = False) -> float:
+        """The smallest margin proved at radius t for classes that have leaves left, without any split.
+
+        Args:
+            every: whether to go on when one class is found that stays open.
+        """
         if self.at is None or self.at.t != t:
             region = self.propagation.enter(Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box))
             root = self.propagation.bounds(region)
-            relaxations = self.propagation.relaxations(root)
+            self.at = _At(t=t, region=region, root=root, relaxations=self.propagation.relaxations(root))
+        at = self.at
+        if not at.done and (every or math.isnan(at.margin)):
             targets = torch.unique(self.leaves.target[self.leaves.reached < t])
-            margins = self.whole.margins(targets, region, root, relaxations)
+            margins = self.whole.margins(targets, at.region, at.root, at.relaxations, every=every)
             self.leaves.reached[torch.isin(self.leaves.target, targets[margins > 0])] = t
+            at.margin = float(margins.min()) if len(margins) else math.inf
+            at.done = every or at.margin > 0
             self._begin()
-            self.at = _At(
-                t=t, region=region, root=root, relaxations=relaxations,
-                margin=float(margins.min()) if len(margins) else math.inf,
-            )  # fmt: skip
-        return self.at.margin
+        return at.margin
 
     def _first(self, rows: int) -> _Leaves:
         units, like = sum(self.sizes), self.x
@@ -148,7 +153,7 @@ class Search:
 
     def _verify(self, t: float, deadline: float) -> bool:
         """Whether every leaf is proved at radius t before the deadline; splits leaves on the way."""
-        self._probe(t)
+        self._probe(t, every=True)
         assert self.at is not None
         region, root, self.root = self.at.region, self.at.root, self.at.relaxations
         open_rows = (self.leaves.reached < t).nonzero().squeeze(1)

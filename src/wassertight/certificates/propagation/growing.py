@@ -87,7 +87,7 @@ def grow(
         trial = verify(t, now + (end - now) * (0.35 if failed == math.inf else 0.5))
         high = min(high, trial.ceiling)
         if trial.proved > low:
-            quick = time.perf_counter() - now < 0.05 * seconds
+            quick = time.perf_counter() - now < 0.1 * seconds
             low, share = trial.proved, min(0.8, share * 1.6) if quick else share
             continue
         if trial.spent:
@@ -112,12 +112,12 @@ def crossing(probe: Callable[[float], float], low: float, high: float, end: floa
     """
     top, missed = high, list[tuple[float, float]]()
     while time.perf_counter() < end and (low == 0 or top > low * (1 + _NEAR)):
-        share = 0.5 if missed else 0.25
+        share = 0.5
         if len(missed) > 1 and missed[0][1] < missed[1][1]:
             (t, worse), (s, better) = missed
             zero = s - better * (t - s) / (worse - better)
             share = min(max((zero - low) / (top - low), 0.2), 0.8)
-        t = low + share * (top - low if top < math.inf else max(low, _FIRST))
+        t = low + (share * (top - low) if missed else 0.25 * min(top - low, max(low, _FIRST)))
         margin = probe(t)
         if margin > 0:
             low = t

@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.layout import flat_maps, flat_rows, raised_rows
 from wassertight.certificates.propagation.region import Region
-from wassertight.geometry import conjugate, norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,23 +52,17 @@ class Planes:
 
 
 class Offsets:
-    """The region of one sample about its centre."""
+    """The box round the region of one sample, about its centre."""
 
     def __init__(self, region: Region) -> None:
         self.centre = flat_maps(region.x)[0].double()
         self.low, self.high = (
             (flat_maps(end)[0].double() - self.centre).to(end.dtype) for end in (region.low, region.high)
         )
-        self.radius, self.r = region.t[0], region.r
 
-    def support(self, a: Tensor, columns: Tensor | None = None) -> Tensor:
-        """Upper bound of `max <a, d>` over the region, for coefficients (..., k) of all or of some coordinates; exact over
-        a box."""
-        low, high = (self.low, self.high) if columns is None else (self.low[columns], self.high[columns])
-        box = torch.maximum(a * low, a * high).sum(-1)
-        if math.isinf(self.r):
-            return box
-        return torch.minimum(box, self.radius * norm(a.flatten(0, -2), conjugate(self.r)).view_as(box))
+    def support(self, a: Tensor) -> Tensor:
+        """`max <a, d>` over the box, for coefficients (..., inputs)."""
+        return torch.maximum(a * self.low, a * self.high).sum(-1)
 
 
 @runtime_checkable
@@ -91,7 +84,7 @@ class Cover(Protocol):
 
 
 class Tilted:
-    """Planes whose weights are variables, for few rows of one sample.
+    """Planes whose weights are variables, for few rows of one sample over a box.
 
     Args:
         planes: of the hinge's arguments.
@@ -101,18 +94,17 @@ class Tilted:
     """
 
     def __init__(self, planes: Planes, hinge: tuple[float, float], offsets: Offsets, rows: int) -> None:
-        self.planes, self.hinge, self.offsets = planes, hinge, offsets
-        self.inputs, self.centre = planes.rows.shape[1], offsets.centre
+        self.planes, self.hinge, self.centre, self.inputs = planes, hinge, offsets.centre, planes.rows.shape[1]
         present = planes.rows != 0
         width = int(present.sum(1).max())
         self.columns = present.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
         self.a = planes.rows.gather(1, self.columns)
-        self.least = torch.minimum(self.a * offsets.low[self.columns], self.a * offsets.high[self.columns])
-        self.most = torch.maximum(self.a * offsets.low[self.columns], self.a * offsets.high[self.columns])
+        ends = self.a * offsets.low[self.columns], self.a * offsets.high[self.columns]
+        self.least, self.most = torch.minimum(*ends), torch.maximum(*ends)
         count = len(planes.units)
-        self.tilt = planes.chord[:, None].expand(1, rows, count, width).clone()
-        self.share = planes.rows.new_full((1, rows, count), 0.5)
         self.slack = slack_of(self.a, torch.maximum(self.most.abs(), self.least.abs()), planes.top, count)
+        self.tilt = planes.chord[:, None].expand(1, rows, count, width).contiguous()
+        self.share = planes.rows.new_full((1, rows, count), 0.5)
 
     @property
     def variables(self) -> list[Tensor]:
@@ -135,26 +127,18 @@ class Tilted:
             self.tilt[0, own] = torch.where(old.isnan(), self.tilt[0, own], old)
             self.share[0, own] = torch.where(mine < 0, self.share[0, own], other.share[0, row][mine.clamp_min(0)])
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Coefficients (1, m, U, k) of the planes on their columns, and constants (1, m, U)."""
-        left, right = self.hinge
-        t, top = self.tilt, self.planes.top
-        if math.isinf(self.offsets.r):
-            below, above = -(t * self.least).sum(-1), ((1 - t) * self.most).sum(-1)
-        else:
-            below = self.offsets.support(-t * self.a, self.columns)
-            above = self.offsets.support((1 - t) * self.a, self.columns)
-        gap = right - left
-        constant = torch.maximum(left * top + gap * below, right * top + gap * above) + self.slack
-        return (left + gap * t) * self.a, constant
-
     def divert(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        coefficients, shift = self.weights()
         rest, taken = taken_from(a, self.planes.units, 1 - self.share)
-        n, m = a.shape[:2]
-        parts = (taken[..., None] * coefficients).flatten(2)
-        flat = a.new_zeros(n, m, self.inputs).scatter_add(2, self.columns.flatten().expand(n, m, -1), parts)
-        return rest, flat, (taken * shift).sum(2)
+        row, constant = _Through.apply(self.tilt, taken, self)  # type: ignore[no-untyped-call]
+        return rest, row, constant
+
+    def shift(self, tilt: Tensor) -> tuple[Tensor, Tensor]:
+        """Constants (1, m, U) of the planes, and where they come from the steep line."""
+        (left, right), top = self.hinge, self.planes.top
+        flat = left * top - (right - left) * torch.einsum("nmuk,uk->nmu", tilt, self.least)
+        steep = self.most.sum(1) - torch.einsum("nmuk,uk->nmu", tilt, self.most)
+        steep = right * top + (right - left) * steep
+        return torch.maximum(flat, steep) + self.slack, steep > flat
 
     def keep(self, rows: Tensor) -> None:
         """Only some rows."""
@@ -163,7 +147,8 @@ class Tilted:
     def held(self, arrived: Tensor) -> Held:
         """The planes as they are, of the units that rows (1, m, *shape) at the hinge send anything through."""
         with torch.no_grad():
-            coefficients, shift = self.weights()
+            (left, right), (shift, _) = self.hinge, self.shift(self.tilt)
+            coefficients = (left + (right - left) * self.tilt) * self.a
             used = ((flat_rows(arrived)[0][:, self.planes.units] < 0) & (self.share[0] < 1)).any(0)
             coefficients, columns = coefficients[0][:, used], self.columns[used]
             dense = torch.zeros(*coefficients.shape[:2], self.inputs, dtype=shift.dtype, device=shift.device)
@@ -172,6 +157,35 @@ class Tilted:
                 units=self.planes.units[used], coefficients=dense, shift=shift[0][:, used],
                 share=1 - self.share[0][:, used], centre=self.centre,
             )  # fmt: skip
+
+
+class _Through(torch.autograd.Function):
+    """Rows and constants of what goes through tilted planes; every large tensor is read as seldom as can be."""
+
+    @staticmethod
+    def forward(ctx: Any, tilt: Tensor, taken: Tensor, cover: Tilted) -> tuple[Tensor, Tensor]:
+        left, right = cover.hinge
+        shift, steep = cover.shift(tilt)
+        ctx.save_for_backward(tilt, taken, shift, steep)
+        ctx.cover = cover
+        parts = (tilt * cover.a).mul_((right - left) * taken[..., None])
+        if left:
+            parts += left * taken[..., None] * cover.a
+        row = taken.new_zeros(*taken.shape[:2], cover.inputs)
+        row.scatter_add_(2, cover.columns.flatten().expand(*taken.shape[:2], -1), parts.flatten(2))
+        return row, (taken * shift).sum(2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (tilt, taken, shift, steep), cover = ctx.saved_tensors, ctx.cover
+        (left, right), (on_row, on_constant) = cover.hinge, grads
+        met = on_row[:, :, cover.columns].mul_(cover.a)
+        on_taken = (right - left) * torch.einsum("nmuk,nmuk->nmu", tilt, met) + on_constant[..., None] * shift
+        if left:
+            on_taken += left * met.sum(3)
+        turn = torch.where(steep, on_constant[..., None], 0.0)[..., None]
+        met.addcmul_(turn, cover.most, value=-1).addcmul_(on_constant[..., None, None] - turn, cover.least, value=-1)
+        return met.mul_((right - left) * taken[..., None]), on_taken, None
 
 
 @dataclass(kw_only=True)

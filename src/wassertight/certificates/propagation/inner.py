@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,38 +20,23 @@ from wassertight.certificates.propagation.backward import lower_bounds
 from wassertight.certificates.propagation.bounds import Bounds, Ends
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.hulls import Offsets, Planes
+from wassertight.certificates.propagation.keeping import Kept
 from wassertight.certificates.propagation.layout import flat_maps, flat_rows, raised_rows
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.region import Region
-from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
+from wassertight.certificates.propagation.relaxations import steerable
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.slopes import ascend
-from wassertight.certificates.propagation.swaying import Signed, Swayed
+from wassertight.certificates.propagation.swaying import Signed
 
-_FIRST, _LATER = 3, 0
-"""Gradient steps for units met for the first time, and for units whose slopes are known."""
+_STEPS = 3
+"""Gradient steps for units met for the first time."""
 _TOGETHER = 64
 """Units raised at once, two rows each."""
 _HELD = 10**8
 """Numbers kept at most, of all units together."""
 _PLANES = 6 * 10**6
 """Coefficients of one hinge's planes at most; units with the largest gaps go first."""
-
-
-@dataclass
-class _Kept:
-    """What is kept of the units of one node: `place` (units,) is a unit's number or -1, the others hold two rows a number.
-
-    Attributes:
-        slopes: by hinge, (rows, *shape).
-        points: by hinge, (rows, inputs).
-        weights: by hinge, of planes at both ends and the share of chords, (rows, 3, units).
-    """
-
-    place: Tensor
-    slopes: dict[int, Tensor] = field(default_factory=dict)
-    points: dict[int, Tensor] = field(default_factory=dict)
-    weights: dict[int, Tensor] = field(default_factory=dict)
 
 
 class OwnSlopes(Propagation):
@@ -69,14 +53,14 @@ class OwnSlopes(Propagation):
         self.covered = {
             node.parents[0]
             for node in self.graph.nodes
-            if steerable(node.operation) and getattr(node.operation, "left", -1.0) >= 0
+            if steerable(node.operation) and getattr(node.operation, "left", -1.0) >= 0 and math.isinf(r)
         }
         self.forget()
 
     def forget(self) -> None:
         """Begin with another sample."""
         self.evaluations = self._held = 0
-        self._kept: dict[int, _Kept] = {}
+        self._kept: dict[int, Kept] = {}
 
     def bounds(self, region: Region, method: str | None = None, outer: Ends | None = None) -> Bounds:
         """Bounds of every node over the region of one sample, entered."""
@@ -122,85 +106,35 @@ class OwnSlopes(Propagation):
             return
         relaxations = self.relaxations(found, below=index)
         arguments = {k: self.graph.nodes[k].parents[0] for k in hinges}
-        signed = {
-            k: Signed.of(found.planes[p], Offsets(region))
-            for k, p in arguments.items()
-            if p in found.planes and math.isinf(region.r)
-        }
-        shape, size = self.graph.nodes[index].shape, len(low)
-        kept = self._kept.setdefault(index, _Kept(torch.full((size,), -1, device=units.device)))
+        signed = {k: Signed.of(found.planes[p], Offsets(region)) for k, p in arguments.items() if p in found.planes}
+        if index not in self._kept:
+            self._kept[index] = Kept(self.graph, hinges, len(low), low)
+        kept, shape = self._kept[index], self.graph.nodes[index].shape
         known = kept.place[units] >= 0
-        self._number(kept, units[~known], hinges, low.dtype)
-        for group, steps in ((units[known], _LATER), (units[~known], _FIRST)):
+        new = units[~known]
+        if self._held + len(new) * kept.cost <= _HELD:
+            self._held += len(new) * kept.cost
+            kept.add(new)
+        for group, steps in ((units[known], 0), (new, _STEPS)):
             for part in torch.split(group[kept.place[group] >= 0], _TOGETHER):
                 if len(part) == 0 or time.perf_counter() > self._end:
                     break
-                hot = _hot(part, shape, region)
-                a = torch.cat((hot, -hot), 1)
-                rows = (2 * kept.place[part] + torch.tensor([[0], [1]], device=part.device)).flatten()
-                choices = {k: kept.slopes[k][None, rows] for k in hinges}
-                seen: dict[int, Tensor] = {}
-                lower_bounds(self.graph, index, a, region, relaxations, tight=False, seen=seen)
-                covers = self._covers(kept, rows, signed, relaxations, seen)
+                hot, rows = _hot(part, shape, region), kept.rows(part)
+                a, seen = torch.cat((hot, -hot), 1), dict[int, Tensor]()
+                if steps:
+                    lower_bounds(self.graph, index, a, region, relaxations, tight=False, seen=seen)
+                covers = kept.covers(rows, signed, relaxations, seen or None)
                 ascent = ascend(
-                    self.graph, index, a, region, relaxations, iterations=steps, tight=False, choices=choices,
-                    covers=covers or None, keep_rows=True,
+                    self.graph, index, a, region, relaxations, iterations=steps, tight=False,
+                    choices=kept.choices(rows), covers=covers or None, keep_rows=True,
                 )  # fmt: skip
                 self.evaluations += len(rows) * (steps + 1)
-                for k in hinges:
-                    kept.slopes[k][rows] = ascent.choices[k][0]
-                for k, cover in covers.items():
-                    kept.points[k][rows[:, None], cover.signed.columns] = cover.q[0]
-                    kept.weights[k][rows[:, None], :, cover.signed.units] = torch.stack((*cover.ends, cover.share), -1)[
-                        0
-                    ]
+                kept.keep(rows, ascent, covers)
                 ends = ascent.best.view(2, len(part))
                 low[part] = torch.maximum(low[part], ends[0])
                 high[part] = torch.minimum(high[part], -ends[1])
                 if ascent.rows is not None:
                     yield part, -flat_rows(ascent.rows)[0, len(part) :].to(low.dtype), -ends[1]
-
-    def _covers(
-        self, kept: _Kept, rows: Tensor, signed: dict[int, Signed], relaxations: dict[int, Relaxation], seen: dict[int, Tensor]
-    ) -> dict[int, Swayed]:  # fmt: skip
-        """Planes of the hinges below for some rows: as kept, or from the corner where CROWN's rows `seen` are least."""
-        if not signed:
-            return {}
-        steep = -flat_rows(seen[0])
-        corner = (0.5 + steep / steep.abs().mean(2, keepdim=True).clamp_min(torch.finfo(steep.dtype).tiny)).clamp(0, 1)
-        found = {}
-        for k, whole in signed.items():
-            relaxation = relaxations[k]
-            assert isinstance(relaxation, Elementwise)
-            met = (flat_rows(seen[k])[0][:, whole.units] != 0).any(0).nonzero().squeeze(1)
-            if len(met) == 0:
-                continue
-            columns = (whole.rows[met] != 0).any(0).nonzero().squeeze(1)
-            planes = whole.part(met, columns)
-            point = kept.points[k][rows[:, None], columns][None]
-            point = torch.where(point.isnan(), corner[:, :, columns], point)
-            first, last, share = kept.weights[k][rows[:, None], :, planes.units].movedim(2, 0)[:, None].clone()
-            fresh = first.isnan()
-            if bool(fresh.any()):
-                begin = planes.at(point)
-                first, last = torch.where(fresh, begin[0], first), torch.where(fresh, begin[1], last)
-                share = torch.where(fresh, 0.5, share)
-            found[k] = Swayed(planes, relaxation.hinge, point, (first, last), share)
-        return found
-
-    def _number(self, kept: _Kept, new: Tensor, hinges: list[int], dtype: torch.dtype) -> None:
-        """Room for new units, if memory allows it; slopes that are not numbers yet stand for CROWN's own."""
-        shapes = {k: self.graph.nodes[k].shape for k in hinges}
-        inputs = math.prod(self.graph.source)
-        wanted = 2 * len(new) * sum(4 * math.prod(shape) + inputs for shape in shapes.values())
-        if len(new) == 0 or self._held + wanted > _HELD:
-            return
-        self._held += wanted
-        kept.place[new] = int(kept.place.max()) + 1 + torch.arange(len(new), device=new.device)
-        for k, shape in shapes.items():
-            for store, size in ((kept.slopes, shape), (kept.points, (inputs,)), (kept.weights, (3, math.prod(shape)))):
-                fresh = torch.full((2 * len(new), *size), torch.nan, dtype=dtype, device=new.device)
-                store[k] = torch.cat((store[k], fresh)) if k in store else fresh
 
 
 def _hot(units: Tensor, shape: tuple[int, ...], region: Region) -> Tensor:

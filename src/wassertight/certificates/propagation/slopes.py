@@ -9,7 +9,6 @@ Differs from the papers: multipliers are priced at the argument's sign with the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,7 +22,6 @@ from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
 
 _DECAY = 0.97
-_MOMENTS = (0.9, 0.999)
 _TILT = 0.5
 """Step of a cover's variables, in steps of slopes."""
 
@@ -100,9 +98,10 @@ def ascend(
     }
     moved = [v for cover in (covers or {}).values() for v in cover.variables]
     variables = [*free.values(), *prices.values(), *moved]
-    rates = [rate] * (len(free) + len(prices)) + [_TILT * rate] * len(moved)
     region = region.double() if covers else region
-    moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
+    count = len(free) + len(prices)
+    groups = [{"params": part, "share": share} for part, share in ((variables[:count], 1.0), (moved, _TILT)) if part]
+    optimizer = torch.optim.Adam(groups, lr=rate, maximize=True, eps=1e-12, fused=True) if groups else None
     best = torch.full(shape, -torch.inf, dtype=a.dtype, device=a.device)
     kept, kept_prices, kept_moved = dict(free), dict(prices), list(moved)
     seen: dict[int, Tensor] = {}
@@ -133,11 +132,17 @@ def ascend(
         if keep_rows and 0 in seen:
             rows = seen[0].detach() if rows is None else torch.where(_wide(better, rows), seen[0].detach(), rows)
         kept_moved = [torch.where(_wide(better, v), v.detach(), old) for v, old in zip(moved, kept_moved, strict=True)]
-        if last or not variables or (offset is not None and bool((best + offset > 0).all())):
+        if last or optimizer is None or (offset is not None and bool((best + offset > 0).all())):
             break
         gradients = torch.autograd.grad(total, variables, allow_unused=True)
         with torch.no_grad():
-            _step(variables, gradients, moments, [r * _DECAY**step for r in rates], step)
+            for v, gradient in zip(variables, gradients, strict=True):
+                # the fused step takes memory as it lies
+                same = gradient is None or gradient.stride() == v.stride()
+                v.grad = gradient if same else torch.empty_like(v).copy_(gradient)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["share"] * _DECAY**step
+            optimizer.step()
             for v in (*free.values(), *moved):
                 v.requires_grad_(False).clamp_(0, 1)
             for index in prices:
@@ -147,6 +152,7 @@ def ascend(
     with torch.no_grad():
         for v, old in zip(moved, kept_moved, strict=True):
             v.requires_grad_(False).copy_(old)
+            v.grad = None
     return Ascent(
         best=best, choices=kept, held=kept_prices, seen={index: a.detach() for index, a in seen.items()}, rows=rows
     )
@@ -163,24 +169,6 @@ def steered_at(graph: Graph, argument: int, relaxations: Mapping[int, Relaxation
 def _edge(relaxation: Elementwise, side: Tensor) -> Tensor:
     """The point constraints are priced at: the argument is computed, its exact value may be off by the error."""
     return -side.to(relaxation.error.dtype) * relaxation.error
-
-
-def _step(
-    variables: list[Tensor],
-    gradients: tuple[Tensor | None, ...],
-    moments: list[tuple[Tensor, Tensor]],
-    rates: list[float],
-    step: int,
-) -> None:
-    """One step of Adam, upwards."""
-    first, second = _MOMENTS
-    grown, spread = 1 - first ** (step + 1), math.sqrt(1 - second ** (step + 1))
-    for variable, gradient, (mean, square), rate in zip(variables, gradients, moments, rates, strict=True):
-        if gradient is None:
-            continue
-        mean.lerp_(gradient, 1 - first)
-        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        variable.requires_grad_(False).addcdiv_(mean, square.sqrt().add_(1e-12 * spread), value=rate * spread / grown)
 
 
 def _wide(mask: Tensor, like: Tensor) -> Tensor:

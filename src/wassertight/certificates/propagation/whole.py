@@ -19,6 +19,8 @@ from wassertight.certificates.propagation.slopes import ascend
 
 _FIRST, _LATER = (6, 12, 24), (4, 10)
 """Gradient steps for classes met for the first time, and for those whose planes are known; what is proved drops out."""
+_HOPE = 2.0
+"""A margin further below zero than so many times what steps have gained is given up."""
 _PLAIN = 4
 """Gradient steps on slopes alone, which settle most classes."""
 _WEIGHTS = 3 * 10**7
@@ -46,8 +48,23 @@ class Whole:
         self.choices: dict[int, Tensor] = {}
         self._tilted: dict[int, Tilted] = {}
 
-    def margins(self, targets: Tensor, region: Region, bounds: Bounds, relaxations: Mapping[int, Relaxation]) -> Tensor:
-        """Proved lower bounds (m,) of some classes' margins over the region; effort ends where they are positive."""
+    def margins(
+        self,
+        targets: Tensor,
+        region: Region,
+        bounds: Bounds,
+        relaxations: Mapping[int, Relaxation],
+        *,
+        every: bool = True,
+    ) -> Tensor:
+        """Proved lower bounds (m,) of some classes' margins over the region; effort ends where they are positive.
+
+        Args:
+            targets: the classes.
+            region, bounds, relaxations: of the sample.
+            every: whether all classes are bounded as well as can be, or only until one is found whose margin stays
+                negative.
+        """
         self.held = {}
         if len(targets) == 0 or bool(bounds.lost.any()):
             return self.spec.new_full((len(targets),), -torch.inf)
@@ -55,42 +72,62 @@ class Whole:
         allowance = (a.abs() * bounds.error[self.last][:, None]).sum(2)
         plain = ascend(self.graph, self.last, a, region, relaxations, iterations=_PLAIN, offset=-allowance)
         self.evaluations += len(targets) * (_PLAIN + 1)
-        best = plain.best - allowance
-        left = (best[0] <= 0).nonzero().squeeze(1)
-        covers = self._covers(targets[left], region, bounds, relaxations)
+        best = (plain.best - allowance)[0]
+        left = best.argsort()[: int((best <= 0).sum())]
+        for rows in (left,) if every else (left[:1], left[1:]):
+            if len(rows):
+                choices = {k: v[:, rows] for k, v in plain.choices.items()}
+                self._raise(rows, targets, a, allowance, choices, best, region, bounds, relaxations)
+            if bool((best[rows] <= 0).any()):
+                break
+        return best
+
+    def _raise(
+        self,
+        rows: Tensor,
+        targets: Tensor,
+        a: Tensor,
+        allowance: Tensor,
+        choices: dict[int, Tensor],
+        best: Tensor,
+        region: Region,
+        bounds: Bounds,
+        relaxations: Mapping[int, Relaxation],
+    ) -> None:
+        """Raise bounds `best` of some rows in place, by planes; rows drop out when they are positive."""
+        covers = self._covers(targets[rows], region, bounds, relaxations)
         if not covers:
-            return best[0]
-        numbers = self.kind[targets[left]]
+            return
+        numbers, begun = self.kind[targets[rows]], best[rows].min()
         known = bool((numbers >= 0).all())
-        choices = {k: (self.choices[k][:, numbers] if known else v[:, left]) for k, v in plain.choices.items()}
+        if known:
+            choices = {k: self.choices[k][:, numbers] for k in choices}
+        arrived: dict[int, Tensor] = {}
         for steps in _LATER if known else _FIRST:
             ascent = ascend(
-                self.graph, self.last, a[:, left], region, relaxations, iterations=steps, choices=choices,
-                covers=covers, offset=-allowance[:, left],
+                self.graph, self.last, a[:, rows], region, relaxations, iterations=steps, choices=choices,
+                covers=covers, offset=-allowance[:, rows],
             )  # fmt: skip
-            self.evaluations += len(left) * (steps + 1)
-            best[:, left] = torch.maximum(best[:, left], ascent.best - allowance[:, left])
-            open_rows = (best[0, left] <= 0).nonzero().squeeze(1)
-            choices = {k: v[:, open_rows] for k, v in ascent.choices.items()}
-            arrived = {k: ascent.seen[k][:, open_rows] for k in covers}
-            left = left[open_rows]
+            self.evaluations += len(rows) * (steps + 1)
+            best[rows] = torch.maximum(best[rows], (ascent.best - allowance[:, rows])[0])
+            left = (best[rows] <= 0).nonzero().squeeze(1)
+            choices = {k: v[:, left] for k, v in ascent.choices.items()}
+            arrived = {k: ascent.seen[k][:, left] for k in covers}
+            rows = rows[left]
             for cover in covers.values():
-                cover.keep(open_rows)
-            if len(left) == 0:
+                cover.keep(left)
+            if len(rows) == 0 or (not known and best[rows].min() < -_HOPE * (best[rows].min() - begun).clamp_min(0)):
                 break
         self.kind.fill_(-1)
-        self.kind[targets[left]] = torch.arange(len(left), device=left.device)
+        self.kind[targets[rows]] = torch.arange(len(rows), device=rows.device)
         self._tilted, self.choices = covers, choices
-        self.held = {k: cover.held(arrived[k]) for k, cover in covers.items()} if len(left) else {}
-        return best[0]
+        self.held = {k: cover.held(arrived[k]) for k, cover in covers.items()} if len(rows) else {}
 
     def _covers(
         self, targets: Tensor, region: Region, bounds: Bounds, relaxations: Mapping[int, Relaxation]
     ) -> dict[int, Tilted]:
         """Covers of all hinges with planes, starting from those of the last region."""
         found: dict[int, Tilted] = {}
-        if len(targets) == 0:
-            return found
         offsets, room = Offsets(region), _WEIGHTS
         for index, relaxation in relaxations.items():
             planes = bounds.planes.get(self.graph.nodes[index].parents[0])
