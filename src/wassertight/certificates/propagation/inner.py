@@ -65,6 +65,7 @@ class OwnSlopes(Propagation):
     def bounds(self, region: Region, method: str | None = None, outer: Ends | None = None) -> Bounds:
         """Bounds of every node over the region of one sample, entered."""
         self._end = time.perf_counter() + self.seconds
+        self._signed: dict[int, Signed] = {}
         return super().bounds(region, method, outer)
 
     def _sharpen(self, index: int, region: Region, found: Bounds, method: str) -> None:
@@ -86,7 +87,7 @@ class OwnSlopes(Propagation):
             found.low[index] = raised_rows(low[None, None], shape)[0]
             found.high[index] = raised_rows(torch.maximum(low, high)[None, None], shape)[0]
         if index in self.covered and parts:
-            found.planes[index] = _planes(parts, low, high, flat_maps(error)[0], Offsets(region))
+            found.planes[index] = _joined(parts, low, high, flat_maps(error)[0], Offsets(region))
 
     def _straight(self, index: int, units: Tensor, region: Region) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Of units that are affine in the input: which, their rows, and their largest values."""
@@ -105,8 +106,7 @@ class OwnSlopes(Propagation):
         if not hinges or time.perf_counter() > self._end:
             return
         relaxations = self.relaxations(found, below=index)
-        arguments = {k: self.graph.nodes[k].parents[0] for k in hinges}
-        signed = {k: Signed.of(found.planes[p], Offsets(region)) for k, p in arguments.items() if p in found.planes}
+        signed = {k: planes for k in hinges if (planes := self._planes(k, found, region)) is not None}
         if index not in self._kept:
             self._kept[index] = Kept(self.graph, hinges, len(low), low)
         kept, shape = self._kept[index], self.graph.nodes[index].shape
@@ -136,6 +136,13 @@ class OwnSlopes(Propagation):
                 if ascent.rows is not None:
                     yield part, -flat_rows(ascent.rows)[0, len(part) :].to(low.dtype), -ends[1]
 
+    def _planes(self, hinge: int, found: Bounds, region: Region) -> Signed | None:
+        """Planes of a hinge's arguments, if there are any."""
+        planes = found.planes.get(self.graph.nodes[hinge].parents[0])
+        if planes is not None and hinge not in self._signed:
+            self._signed[hinge] = Signed.of(planes, Offsets(region))
+        return self._signed.get(hinge)
+
 
 def _hot(units: Tensor, shape: tuple[int, ...], region: Region) -> Tensor:
     """Rows (1, units, *shape) that pick one entry each, numbered as `layout.flat_rows` does."""
@@ -143,7 +150,7 @@ def _hot(units: Tensor, shape: tuple[int, ...], region: Region) -> Tensor:
     return raised_rows(flat, shape)
 
 
-def _planes(
+def _joined(
     parts: list[tuple[Tensor, Tensor, Tensor]], low: Tensor, high: Tensor, error: Tensor, offsets: Offsets
 ) -> Planes:
     """Planes of units from their rows and largest values, given bounds (entries,) of all units."""

@@ -26,6 +26,7 @@ class Kept:
 
     Attributes:
         place: (units,) number of a unit, or -1 if it has no rows.
+        inputs: entries of the input.
     """
 
     def __init__(self, graph: Graph, hinges: Sequence[int], units: int, like: Tensor) -> None:
@@ -74,17 +75,9 @@ class Kept:
         found: dict[int, Swayed] = {}
         corner = None if seen is None else _corner(-flat_rows(seen[0]))
         for k, whole in signed.items():
-            if seen is None:
-                known = ~self._weights[k][rows, 0][:, whole.units].isnan().all(0)
-                columns = ~self._points[k][rows].isnan().all(0)
-                new = (~self._ever[k][whole.units]).nonzero().squeeze(1)
-                known[new] = (whole.rows[new][:, columns] != 0).any(1)
-                met = known
-            else:
-                met = (flat_rows(seen[k])[0][:, whole.units] != 0).any(0)
+            met = self._met(k, rows, whole) if seen is None else (flat_rows(seen[k])[0][:, whole.units] != 0).any(0)
             self._ever[k][whole.units] = True
-            met = met.nonzero().squeeze(1)
-            relaxation = relaxations[k]
+            met, relaxation = met.nonzero().squeeze(1), relaxations[k]
             if len(met) == 0 or not isinstance(relaxation, Elementwise):
                 continue
             columns = (whole.rows[met] != 0).any(0).nonzero().squeeze(1)
@@ -100,6 +93,14 @@ class Kept:
                 share = torch.where(fresh, 0.5, share)
             found[k] = Swayed(planes, relaxation.hinge, point, (first, last), share)
         return found
+
+    def _met(self, k: int, rows: Tensor, whole: Signed) -> Tensor:
+        """Which units of a hinge matter to some rows: those that did, and new ones that see inputs these rows see."""
+        met = ~self._weights[k][rows, 0][:, whole.units].isnan().all(0)
+        columns = ~self._points[k][rows].isnan().all(0)
+        new = (~self._ever[k][whole.units]).nonzero().squeeze(1)
+        met[new] = (whole.rows[new][:, columns] != 0).any(1)
+        return met
 
     def keep(self, rows: Tensor, ascent: Ascent, covers: Mapping[int, Swayed]) -> None:
         """What an ascent ended with."""
