@@ -29,8 +29,10 @@ from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.slopes import ascend
 from wassertight.certificates.propagation.swaying import Signed
 
-_STEPS = 3
-"""Gradient steps for units met for the first time."""
+_NEW, _KNOWN = (3, 0.4), (1, 0.1)
+"""Gradient steps and the first one's size, for units met for the first time, and for others in the first regions."""
+_REGIONS = 4
+"""How many regions that is."""
 _TOGETHER = 64
 """Units raised at once, two rows each."""
 _HELD = 10**8
@@ -59,13 +61,14 @@ class OwnSlopes(Propagation):
 
     def forget(self) -> None:
         """Begin with another sample."""
-        self.evaluations = self._held = 0
+        self.evaluations = self._held = self._regions = 0
         self._kept: dict[int, Kept] = {}
 
     def bounds(self, region: Region, method: str | None = None, outer: Ends | None = None) -> Bounds:
         """Bounds of every node over the region of one sample, entered."""
         self._end = time.perf_counter() + self.seconds
         self._signed: dict[int, Signed] = {}
+        self._regions += 1
         return super().bounds(region, method, outer)
 
     def _sharpen(self, index: int, region: Region, found: Bounds, method: str) -> None:
@@ -115,17 +118,18 @@ class OwnSlopes(Propagation):
         if self._held + len(new) * kept.cost <= _HELD:
             self._held += len(new) * kept.cost
             kept.add(new)
-        for group, steps in ((units[known], 0), (new, _STEPS)):
+        later = _KNOWN if self._regions <= _REGIONS else (0, 0.0)
+        for group, (steps, rate) in ((units[known], later), (new, _NEW)):
             for part in torch.split(group[kept.place[group] >= 0], _TOGETHER):
                 if len(part) == 0 or time.perf_counter() > self._end:
                     break
                 hot, rows = _hot(part, shape, region), kept.rows(part)
                 a, seen = torch.cat((hot, -hot), 1), dict[int, Tensor]()
-                if steps:
+                if group is new:
                     lower_bounds(self.graph, index, a, region, relaxations, tight=False, seen=seen)
                 covers = kept.covers(rows, signed, relaxations, seen or None)
                 ascent = ascend(
-                    self.graph, index, a, region, relaxations, iterations=steps, tight=False,
+                    self.graph, index, a, region, relaxations, iterations=steps, rate=rate, tight=False,
                     choices=kept.choices(rows), covers=covers or None, keep_rows=True,
                 )  # fmt: skip
                 self.evaluations += len(rows) * (steps + 1)

@@ -14,6 +14,9 @@ from wassertight.certificates.propagation.relaxations import Elementwise, Relaxa
 from wassertight.certificates.propagation.slopes import Ascent
 from wassertight.certificates.propagation.swaying import Signed, Swayed
 
+_HEAVY = 0.5
+"""Part of the units that a few rows meet which have planes there; the others keep to their chords."""
+
 
 class Kept:
     """Two rows a unit of one node, one for either end; what no row has met yet is not a number.
@@ -75,7 +78,7 @@ class Kept:
         found: dict[int, Swayed] = {}
         corner = None if seen is None else _corner(-flat_rows(seen[0]))
         for k, whole in signed.items():
-            met = self._met(k, rows, whole) if seen is None else (flat_rows(seen[k])[0][:, whole.units] != 0).any(0)
+            met = self._met(k, rows, whole) if seen is None else _heavy(flat_rows(seen[k])[0][:, whole.units], whole)
             self._ever[k][whole.units] = True
             met, relaxation = met.nonzero().squeeze(1), relaxations[k]
             if len(met) == 0 or not isinstance(relaxation, Elementwise):
@@ -110,6 +113,13 @@ class Kept:
             self._points[k][rows[:, None], cover.signed.columns] = cover.q[0]
             weights = torch.stack((*cover.ends, cover.share), -1)[0]
             self._weights[k][rows[:, None], :, cover.signed.units] = weights
+
+
+def _heavy(rows: Tensor, whole: Signed) -> Tensor:
+    """The part of the units whose chords cost rows (m, U) most."""
+    cost = (rows.clamp_max(0).neg() * whole.gap).amax(0)
+    least = cost.sort(descending=True).values[int(_HEAVY * int((cost > 0).sum()))]
+    return (cost >= least) & (cost > 0)
 
 
 def _corner(steep: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class Signed:
         columns: coordinates of the input that are kept, (k,); all others have coefficient 0.
         plus, minus: coefficients above and below zero, (U, k).
         low, high: of the offsets of these coordinates, (k,).
+        gap: largest distance of chord and hinge, (U,).
         slack: what rounding may add, (U,).
         centre: of all coordinates, float64.
     """
@@ -38,6 +39,7 @@ class Signed:
     minus: Tensor
     low: Tensor
     high: Tensor
+    gap: Tensor
     slack: Tensor
     centre: Tensor
 
@@ -48,6 +50,7 @@ class Signed:
         return cls(
             units=planes.units, top=planes.top, columns=torch.arange(planes.rows.shape[1], device=planes.rows.device),
             plus=planes.rows.clamp_min(0), minus=planes.rows.clamp_max(0), low=offsets.low, high=offsets.high,
+            gap=(planes.top + offsets.support(planes.rows)) * (1 - planes.chord),
             slack=4 * slack_of(planes.rows, reach, planes.top, len(planes.units)), centre=offsets.centre,
         )  # fmt: skip
 
@@ -56,7 +59,7 @@ class Signed:
         return replace(
             self, units=self.units[units], top=self.top[units], columns=columns, slack=self.slack[units],
             plus=self.plus[units][:, columns], minus=self.minus[units][:, columns],
-            low=self.low[columns], high=self.high[columns],
+            low=self.low[columns], high=self.high[columns], gap=self.gap[units],
         )  # fmt: skip
 
     @cached_property
