@@ -173,3 +173,4 @@ def test_the_crossing_of_a_margin_is_found() -> None:
         assert low < 1 <= top <= low * 1.02
         assert len(asked) <= 12
     assert crossing(probe, 0.5, 2.0, 0.0) == (0.5, 2.0)
+    assert crossing(lambda t: math.inf, 0.5, math.inf, math.inf) == (0.625, math.inf)

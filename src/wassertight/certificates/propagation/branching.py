@@ -120,11 +120,13 @@ class Search:
         return Trial(spent=len(self.leaves) >= self.effort.leaves)
 
     def _probe(self, t: float, every: bool = False) -> float:
-        """The smallest margin proved at radius t for classes that have leaves left, without any split.
+        """The smallest margin proved at radius t for classes that have leaves left, without any split; inf beyond the box.
 
         Args:
             every: whether to go on when one class is found that stays open.
         """
+        if t > self.cover:
+            return math.inf if self._probe(self.cover) > 0 else -math.inf
         if self.at is None or self.at.t != t:
             region = self.propagation.enter(Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box))
             root = self.propagation.bounds(region)

@@ -79,7 +79,8 @@ def grow(
     low, high, failed, share = proved, ceiling, math.inf, 0.25
     if probe is not None:
         low, missed = crossing(probe, low, high, begun + 0.5 * seconds)
-        share = min(0.25, (missed - low) / (high - low)) if low < missed < high < math.inf else share
+        room = high - low if high < math.inf else max(low, _FIRST)
+        share = min(0.25, (missed - low) / room) if low < missed < high else share
     while time.perf_counter() < end and low * (1 + tolerance) < high:
         top = min(high, failed)
         t = low + share * (top - low if top < math.inf else max(low, _FIRST))
@@ -105,7 +106,7 @@ def crossing(probe: Callable[[float], float], low: float, high: float, end: floa
     are not improved any more once they are positive.
 
     Args:
-        probe: the margin at a radius.
+        probe: the margin at a radius; inf where nothing further has to be proved.
         low: a radius already proved.
         high: no larger radius can be proved; may be inf.
         end: time (of `time.perf_counter`) at which to give up.
@@ -119,6 +120,8 @@ def crossing(probe: Callable[[float], float], low: float, high: float, end: floa
             share = min(max((zero - low) / (top - low), 0.2), 0.8)
         t = low + (share * (top - low) if missed else 0.25 * min(top - low, max(low, _FIRST)))
         margin = probe(t)
+        if margin == math.inf:
+            return t, top
         if margin > 0:
             low = t
         else:
