@@ -271,17 +271,11 @@ class Search:
                 relaxation = self.root[hinge]
                 assert isinstance(relaxation, Elementwise)
                 relaxations[hinge] = relaxation.fixed(sides[self.arguments[hinge]])
-        covers = {}
-        for hinge, planes in self.whole.held.items():
-            relaxation = relaxations[hinge]
-            assert isinstance(relaxation, Elementwise)
-            assert relaxation.free is not None
-            covers[hinge] = planes.of(self.whole.kind[part.target], relaxation.free)
         a = self.spec[part.target][:, None]
         allowance = (a.abs() * root.error[self.last][:, None]).sum(2)
         ascent = ascend(
             self.graph, self.last, a, wide, relaxations, iterations=iterations, choices=choices, held=held, sides=sides,
-            covers=covers or None, offset=-allowance,
+            covers=self.whole.covers(part.target, relaxations), offset=-allowance,
         )  # fmt: skip
         value = (ascent.best - allowance).squeeze(1)
         return torch.where(root.lost | value.isnan(), -torch.inf, value), ascent, relaxations

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.hulls import Held, Offsets, Tilted
+from wassertight.certificates.propagation.hulls import Choice, Held, Offsets, Tilted
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
 from wassertight.certificates.propagation.slopes import Ascent, ascend
@@ -94,6 +94,16 @@ class Whole:
             if bool((best[rows] <= 0).any()):
                 break
         return best
+
+    def covers(self, targets: Tensor, relaxations: Mapping[int, Relaxation]) -> dict[int, Choice] | None:
+        """The planes held, for rows (n, 1, ...) of a class each; units that branches fixed in `relaxations` have none."""
+        found = {}
+        for index, held in self.held.items():
+            relaxation = relaxations[index]
+            assert isinstance(relaxation, Elementwise)
+            assert relaxation.free is not None
+            found[index] = held.of(self.kind[targets], relaxation.free)
+        return found or None
 
     def _ascend(
         self,
