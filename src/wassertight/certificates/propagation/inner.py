@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ _HELD = 10**8
 _PLANES = 6 * 10**6
 """Coefficients of one hinge's planes at most; units with the largest gaps go first."""
 
+_Part: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""Some units of a node, rows on the input that bound them from above, and what they are at most."""
+
 
 class OwnSlopes(Propagation):
     """Bounds of one sample over a sequence of regions, units that intervals and CROWN leave undecided with own slopes.
@@ -55,7 +58,7 @@ class OwnSlopes(Propagation):
         self.covered = {
             node.parents[0]
             for node in self.graph.nodes
-            if steerable(node.operation) and getattr(node.operation, "left", -1.0) >= 0 and math.isinf(r)
+            if math.isinf(r) and steerable(node.operation) and float(node.operation.left) >= 0
         }
         self.forget()
 
@@ -67,7 +70,7 @@ class OwnSlopes(Propagation):
     def bounds(self, region: Region, method: str | None = None, outer: Ends | None = None) -> Bounds:
         """Bounds of every node over the region of one sample, entered."""
         self._end = time.perf_counter() + self.seconds
-        self._signed: dict[int, Signed] = {}
+        self._offsets, self._signed = Offsets(region), dict[int, Signed]()
         self._regions += 1
         return super().bounds(region, method, outer)
 
@@ -83,33 +86,35 @@ class OwnSlopes(Propagation):
             return
         low, high = flat_maps(low)[0].clone(), flat_maps(high)[0].clone()
         if index in self.graph.straight:
-            parts = list(self._straight(index, units, region))
+            parts = self._straight(index, units, region) if index in self.covered else []
         else:
-            parts = list(self._raised(index, units, region, found, low, high))
+            parts = self._raised(index, units, region, found, low, high)
             shape = wanted.shape[1:]
             found.low[index] = raised_rows(low[None, None], shape)[0]
             found.high[index] = raised_rows(torch.maximum(low, high)[None, None], shape)[0]
-        if index in self.covered and parts:
-            found.planes[index] = _joined(parts, low, high, flat_maps(error)[0], Offsets(region))
+        if parts:
+            found.planes[index] = _joined(parts, low, high, flat_maps(error)[0], self._offsets)
 
-    def _straight(self, index: int, units: Tensor, region: Region) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _straight(self, index: int, units: Tensor, region: Region) -> list[_Part]:
         """Of units that are affine in the input: which, their rows, and their largest values."""
-        shape = self.graph.nodes[index].shape
+        shape, found = self.graph.nodes[index].shape, list[_Part]()
         for part in torch.split(units, _TOGETHER):
             seen: dict[int, Tensor] = {}
             low = lower_bounds(self.graph, index, -_hot(part, shape, region), region, {}, tight=False, seen=seen)
             if 0 in seen:
-                yield part, -flat_rows(seen[0])[0], -low[0]
+                found.append((part, -flat_rows(seen[0])[0], -low[0]))
+        return found
 
     def _raised(
         self, index: int, units: Tensor, region: Region, found: Bounds, low: Tensor, high: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Raises bounds (entries,) of units in place, as time allows; yields as `_straight` does."""
+    ) -> list[_Part]:
+        """Raises bounds (entries,) of units in place, as time allows; what it gives hinges above is as in `_straight`."""
+        parts: list[_Part] = []
         hinges = [k for k in sorted(self.graph.ancestors[index]) if steerable(self.graph.nodes[k].operation)]
         if not hinges or time.perf_counter() > self._end:
-            return
+            return parts
         relaxations = self.relaxations(found, below=index)
-        signed = {k: planes for k in hinges if (planes := self._planes(k, found, region)) is not None}
+        signed = {k: planes for k in hinges if (planes := self._planes(k, found)) is not None}
         if index not in self._kept:
             self._kept[index] = Kept(self.graph, hinges, len(low), low)
         kept, shape = self._kept[index], self.graph.nodes[index].shape
@@ -130,7 +135,7 @@ class OwnSlopes(Propagation):
                 covers = kept.covers(rows, signed, relaxations, seen or None)
                 ascent = ascend(
                     self.graph, index, a, region, relaxations, iterations=steps, rate=rate, tight=False,
-                    choices=kept.choices(rows), covers=covers or None, keep_rows=True,
+                    choices=kept.choices(rows), covers=covers or None, keep_rows=index in self.covered,
                 )  # fmt: skip
                 self.evaluations += len(rows) * (steps + 1)
                 kept.keep(rows, ascent, covers)
@@ -138,13 +143,14 @@ class OwnSlopes(Propagation):
                 low[part] = torch.maximum(low[part], ends[0])
                 high[part] = torch.minimum(high[part], -ends[1])
                 if ascent.rows is not None:
-                    yield part, -flat_rows(ascent.rows)[0, len(part) :].to(low.dtype), -ends[1]
+                    parts.append((part, -flat_rows(ascent.rows)[0, len(part) :].to(low.dtype), -ends[1]))
+        return parts
 
-    def _planes(self, hinge: int, found: Bounds, region: Region) -> Signed | None:
+    def _planes(self, hinge: int, found: Bounds) -> Signed | None:
         """Planes of a hinge's arguments, if there are any."""
         planes = found.planes.get(self.graph.nodes[hinge].parents[0])
         if planes is not None and hinge not in self._signed:
-            self._signed[hinge] = Signed.of(planes, Offsets(region))
+            self._signed[hinge] = Signed.of(planes, self._offsets)
         return self._signed.get(hinge)
 
 
@@ -154,9 +160,7 @@ def _hot(units: Tensor, shape: tuple[int, ...], region: Region) -> Tensor:
     return raised_rows(flat, shape)
 
 
-def _joined(
-    parts: list[tuple[Tensor, Tensor, Tensor]], low: Tensor, high: Tensor, error: Tensor, offsets: Offsets
-) -> Planes:
+def _joined(parts: list[_Part], low: Tensor, high: Tensor, error: Tensor, offsets: Offsets) -> Planes:
     """Planes of units from their rows and largest values, given bounds (entries,) of all units."""
     units, rows, ends = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
     error = error[units]

@@ -7,7 +7,7 @@ bounds how far rounding can move an argument; it is charged to the constant (see
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class Elementwise:
         free, hinge = None, (0.0, 1.0)
         if steerable(activation):
             free = activation.bend(low, high)
-            hinge = (float(activation.left), float(activation.right))  # type: ignore[attr-defined]
+            hinge = (float(activation.left), float(activation.right))
         charged = Enclosure(
             lower_slope=lines.lower_slope,
             lower_shift=lines.lower_shift - lines.lower_slope.abs() * error,
@@ -117,7 +117,7 @@ class Steered:
         return [torch.addcmul(low, below, self.upper_slope)], dot(below, self.upper_shift) - charged
 
 
-def steerable(operation: object) -> bool:
+def steerable(operation: object) -> TypeGuard[Hinge]:
     """Whether an operation is a convex hinge (ReLU, leaky ReLU) with plain numbers for slopes."""
     return (
         isinstance(operation, Hinge)

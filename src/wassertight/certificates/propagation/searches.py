@@ -38,9 +38,9 @@ class BranchAndBound(CertificateMethod):
     """Certified radii by CROWN, then optimised slopes and branch and bound over ReLU signs (2011.13824, 2103.06624).
 
     In Linf, ReLUs are met from above by planes on the input too, which give their concave envelope over the region (after
-    1811.01988; see `hulls`). Every sample whose bracket between certificate and attack is open is searched for `seconds`; the radius proved last
-    is returned, so more time never gives less. Signs of ReLUs and leaky ReLUs are split; the radii of a network without
-    any are CROWN's.
+    1811.01988; see `hulls`). Every sample whose bracket between certificate and attack is open is searched for `seconds`;
+    the radius proved last is returned, so more time never gives less. Signs of ReLUs and leaky ReLUs are split; the radii
+    of a network without any are CROWN's.
 
     Args:
         seconds: wall time a sample.

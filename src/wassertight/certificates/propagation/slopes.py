@@ -101,9 +101,11 @@ def ascend(
     region = region.double() if covers else region
     count = len(free) + len(prices)
     groups = [{"params": part, "share": share} for part, share in ((variables[:count], 1.0), (moved, _TILT)) if part]
-    optimizer = torch.optim.Adam(groups, lr=rate, maximize=True, eps=1e-12, fused=True) if groups else None
+    optimizer = (
+        torch.optim.Adam(groups, lr=rate, maximize=True, eps=1e-12, fused=True) if groups and iterations else None
+    )
     best = torch.full(shape, -torch.inf, dtype=a.dtype, device=a.device)
-    kept, kept_prices, kept_moved = dict(free), dict(prices), list(moved)
+    kept = list(variables)
     seen: dict[int, Tensor] = {}
     rows: Tensor | None = None
     for step in range(iterations + 1):
@@ -124,14 +126,9 @@ def ascend(
             total = value.sum()
         better = value.detach() > best
         best = torch.where(better, value.detach(), best)
-        kept = {index: torch.where(_wide(better, free[index]), free[index].detach(), kept[index]) for index in free}
-        kept_prices = {
-            index: torch.where(_wide(better, prices[index]), prices[index].detach(), kept_prices[index])
-            for index in prices
-        }
+        kept = [torch.where(_wide(better, v), v.detach(), old) for v, old in zip(variables, kept, strict=True)]
         if keep_rows and 0 in seen:
             rows = seen[0].detach() if rows is None else torch.where(_wide(better, rows), seen[0].detach(), rows)
-        kept_moved = [torch.where(_wide(better, v), v.detach(), old) for v, old in zip(moved, kept_moved, strict=True)]
         if last or optimizer is None or (offset is not None and bool((best + offset > 0).all())):
             break
         gradients = torch.autograd.grad(total, variables, allow_unused=True)
@@ -150,12 +147,13 @@ def ascend(
                 # known >= 0 is priced from below (<= 0), known <= 0 from above (>= 0)
                 price.copy_(torch.where(side > 0, price.clamp_max(0), torch.where(side < 0, price.clamp_min(0), 0.0)))
     with torch.no_grad():
-        for v, old in zip(moved, kept_moved, strict=True):
+        for v, old in zip(moved, kept[count:], strict=True):
             v.requires_grad_(False).copy_(old)
             v.grad = None
     return Ascent(
-        best=best, choices=kept, held=kept_prices, seen={index: a.detach() for index, a in seen.items()}, rows=rows
-    )
+        best=best, choices=dict(zip(free, kept, strict=False)), held=dict(zip(prices, kept[len(free) :], strict=False)),
+        seen={index: a.detach() for index, a in seen.items()}, rows=rows,
+    )  # fmt: skip
 
 
 def steered_at(graph: Graph, argument: int, relaxations: Mapping[int, Relaxation]) -> Elementwise:

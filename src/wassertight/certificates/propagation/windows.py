@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.layout import channels_last, flat_rows
+from wassertight.certificates.propagation.layout import channels_last, flat_rows, raised_rows
 from wassertight.certificates.propagation.operations import Add, Convolution, Maximum
 from wassertight.certificates.propagation.operations import Elementwise as Scaling
 from wassertight.certificates.propagation.region import Region
@@ -177,7 +177,7 @@ class _Pull:
         matrix = self.matrices.get(index)
         if matrix is not None:
             size = here.through(op).size
-            return (flat_rows(a) @ matrix).view(*a.shape[:2], *size, -1).movedim(-1, 2)
+            return raised_rows(flat_rows(a) @ matrix, (-1, *size))
         flat = functional.conv_transpose2d(
             channels_last(a.flatten(0, 1)), op.weight, None, op.stride, 0, 0, op.groups, op.dilation
         )
