@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wassertight.certificates.propagation import hulls
 from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.growing import crossing
 from wassertight.certificates.propagation.hulls import Cover, Offsets, Planes, Tilted
@@ -31,11 +32,11 @@ def _region(seed: int = 0, t: float = 0.4) -> Region:
 
 
 def _inside(region: Region, n: int) -> Tensor:
-    """Offsets from the centre that stay in the region, all corners among them."""
+    """Offsets from the region's middle that stay in it, all corners among them."""
     generator = torch.Generator().manual_seed(1)
     drawn = 2 * torch.rand(n, INPUTS, dtype=torch.float64, generator=generator) - 1
     corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=INPUTS)), dtype=torch.float64)
-    return (region.x + float(region.t[0]) * torch.cat((drawn, corners))).clamp(0, 1) - region.x
+    return torch.cat((drawn, corners)) * Offsets(region).reach
 
 
 def _planes(region: Region) -> Planes:
@@ -48,7 +49,7 @@ def _planes(region: Region) -> Planes:
     return Planes(units=torch.arange(UNITS) + 1, rows=rows, top=top, chord=(above / (above + below)).clamp(0, 1))
 
 
-def _excess(cover: Cover, planes: Planes, hinge: tuple[float, float], offsets: Tensor, centre: Tensor) -> Tensor:
+def _excess(cover: Cover, planes: Planes, hinge: tuple[float, float], offsets: Tensor) -> Tensor:
     """How far what replaces `-f(z)` of each unit is below it, (points, rows, units): never below 0 if planes are right."""
     left, right = hinge
     z = offsets @ planes.rows.T + planes.top
@@ -71,7 +72,7 @@ def test_tilted_planes_are_above_the_hinge(hinge: tuple[float, float]) -> None:
     generator = torch.Generator().manual_seed(3)
     for variable in cover.variables:
         variable.copy_(torch.rand(variable.shape, dtype=torch.float64, generator=generator))
-    excess = _excess(cover, planes, hinge, _inside(region, 500), region.x[0])
+    excess = _excess(cover, planes, hinge, _inside(region, 500))
     assert excess.min() > -1e-12
     assert excess.amin(0).max() < 0.5  # and not far above
     held = cover.held(-torch.ones(1, ROWS, UNITS + 2, dtype=torch.float64))
@@ -95,18 +96,42 @@ def test_swayed_planes_are_above_the_hinge_and_touch_it_at_their_corner(hinge: t
         return torch.rand(1, ROWS, *shape, dtype=torch.float64, generator=generator)
 
     loose = Swayed(signed, hinge, drawn(INPUTS), (drawn(UNITS), drawn(UNITS)), drawn(UNITS))
-    assert _excess(loose, planes, hinge, _inside(region, 500), region.x[0]).min() > -1e-12
+    assert _excess(loose, planes, hinge, _inside(region, 500)).min() > -1e-12
     corner = (drawn(INPUTS) > 0.5).double()
-    place = offsets.low + corner * (offsets.high - offsets.low)
+    place = (2 * corner - 1) * offsets.reach
     close = Swayed(signed, hinge, corner, signed.at(corner), torch.zeros(1, ROWS, UNITS, dtype=torch.float64))
     points = torch.cat((place[0], _inside(region, 500)))
-    excess = _excess(close, planes, hinge, points, region.x[0])
+    excess = _excess(close, planes, hinge, points)
     assert excess.min() > -1e-12
     assert excess[torch.arange(ROWS), torch.arange(ROWS)].max() < 1e-9
     some = torch.tensor([0, 2])
     columns = (planes.rows[some] != 0).any(0).nonzero().squeeze(1)
     part = signed.part(some, columns)
-    assert torch.allclose(part.towards(corner[..., columns])[0], signed.towards(corner)[0][..., some])
+    for mine, all_of_them in zip(part.at(corner[..., columns]), signed.at(corner), strict=True):
+        assert torch.allclose(mine, all_of_them[..., some])
+
+
+@pytest.mark.parametrize("hinge", [(0.0, 1.0), (0.2, 0.7)])
+@pytest.mark.parametrize("kind", ["tilted", "swayed"])
+def test_gradients_of_covers_are_right(kind: str, hinge: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hulls, "_TIE", 1e-12)  # no ties at random weights
+    region, generator = _region(), torch.Generator().manual_seed(5)
+    planes, offsets = _planes(region), Offsets(region)
+    shapes = [(INPUTS,), (UNITS,), (UNITS,), (UNITS,)] if kind == "swayed" else [(UNITS, INPUTS), (UNITS,)]
+    a = -torch.rand(1, ROWS, UNITS + 2, dtype=torch.float64, generator=generator)
+    variables = [torch.rand(1, ROWS, *shape, dtype=torch.float64, generator=generator) for shape in shapes]
+
+    def diverted(a: Tensor, *variables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if kind == "swayed":
+            q, first, last, share = variables
+            return Swayed(Signed.of(planes, offsets), hinge, q, (first, last), share).divert(a)
+        cover = Tilted(planes, hinge, offsets, ROWS)
+        tilt, cover.share = variables
+        cover.tilt = tilt.gather(3, cover.columns.expand(1, ROWS, -1, -1))
+        return cover.divert(a)
+
+    inputs = [v.requires_grad_() for v in (a, *variables)]
+    assert torch.autograd.gradcheck(diverted, inputs)
 
 
 def _network(seed: int) -> nn.Sequential:
@@ -129,7 +154,7 @@ def test_margins_over_the_whole_region_hold_and_planes_raise_them() -> None:
         propagation, bounds = _found(model, region)
         graph, y = propagation.graph, model(region.x).argmax(1)
         spec = specification(y, 3, torch.float64)[0]
-        relaxations, points = propagation.relaxations(bounds), region.x + _inside(region, 20_000)
+        relaxations, points = propagation.relaxations(bounds), Offsets(region).centre + _inside(region, 20_000)
         assert set(bounds.planes) == {1, 3}
         whole, targets = Whole(graph, spec), torch.arange(2)
         with torch.no_grad():
@@ -143,7 +168,7 @@ def test_margins_over_the_whole_region_hold_and_planes_raise_them() -> None:
         assert bool((hasty > 0).all()) == bool((margins > 0).all())
         assert (again >= margins.clamp_max(0) - 0.01).all()
         for index, planes in bounds.planes.items():
-            values = (points - region.x) @ planes.rows.T + planes.top
+            values = (points - Offsets(region).centre) @ planes.rows.T + planes.top
             assert (values >= graph.value(index, points)[:, planes.units] - 1e-9).all()
         gained += float((margins.clamp_max(0) - slopes)[slopes < 0].sum())
     assert gained > 0.02
@@ -157,7 +182,7 @@ def test_hinges_that_fall_have_no_planes() -> None:
     assert not bounds.planes
     spec = specification(model(region.x).argmax(1), 3, torch.float64)[0]
     margins = Whole(propagation.graph, spec).margins(torch.arange(2), region, bounds, propagation.relaxations(bounds))
-    assert (margins <= (model(region.x + _inside(region, 5_000)) @ spec.T).amin(0) + 1e-9).all()
+    assert (margins <= (model(Offsets(region).centre + _inside(region, 5_000)) @ spec.T).amin(0) + 1e-9).all()
 
 
 def test_the_crossing_of_a_margin_is_found() -> None:

@@ -52,17 +52,21 @@ class Planes:
 
 
 class Offsets:
-    """The box round the region of one sample, about its centre."""
+    """The box round the region of one sample, about its middle.
+
+    Attributes:
+        centre: float64 (inputs,).
+        reach: half the widths, (inputs,).
+    """
 
     def __init__(self, region: Region) -> None:
-        self.centre = flat_maps(region.x)[0].double()
-        self.low, self.high = (
-            (flat_maps(end)[0].double() - self.centre).to(end.dtype) for end in (region.low, region.high)
-        )
+        low, high = flat_maps(region.low)[0].double(), flat_maps(region.high)[0].double()
+        self.centre = (low + high) / 2
+        self.reach = torch.maximum(high - self.centre, self.centre - low).to(region.low.dtype)
 
     def support(self, a: Tensor) -> Tensor:
         """`max <a, d>` over the box, for coefficients (..., inputs)."""
-        return torch.maximum(a * self.low, a * self.high).sum(-1)
+        return a.abs() @ self.reach
 
 
 @runtime_checkable
@@ -83,6 +87,18 @@ class Cover(Protocol):
         """Rows (n, m, *shape) to what is left of them, rows (n, m, inputs) on offsets, and the constant (n, m)."""
 
 
+_TIE = 0.1
+"""Part of a plane's reach."""
+
+
+def leaning(flat: Tensor, steep: Tensor, reach: Tensor) -> Tensor:
+    """1 where the flat line gives a plane's constant, -1 where the steep one does, in between where they are close.
+
+    Planes that touch their hinge begin with a tie, and ascents do better when they do not take sides there.
+    """
+    return ((flat - steep) / (_TIE * reach)).clamp(-1, 1)
+
+
 class Tilted:
     """Planes whose weights are variables, for few rows of one sample over a box.
 
@@ -99,10 +115,9 @@ class Tilted:
         width = int(present.sum(1).max())
         self.columns = present.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
         self.a = planes.rows.gather(1, self.columns)
-        ends = self.a * offsets.low[self.columns], self.a * offsets.high[self.columns]
-        self.least, self.most = torch.minimum(*ends), torch.maximum(*ends)
+        self.most = self.a.abs() * offsets.reach[self.columns]
         count = len(planes.units)
-        self.slack = slack_of(self.a, torch.maximum(self.most.abs(), self.least.abs()), planes.top, count)
+        self.slack = slack_of(self.a, self.most, planes.top, count)
         self.tilt = planes.chord[:, None].expand(1, rows, count, width).contiguous()
         self.share = planes.rows.new_full((1, rows, count), 0.5)
 
@@ -133,12 +148,11 @@ class Tilted:
         return rest, row, constant
 
     def shift(self, tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Constants (1, m, U) of the planes, and where they come from the steep line."""
+        """Constants (1, m, U) of the planes, and which line they come from (see `leaning`)."""
         (left, right), top = self.hinge, self.planes.top
-        flat = left * top - (right - left) * torch.einsum("nmuk,uk->nmu", tilt, self.least)
-        steep = self.most.sum(1) - torch.einsum("nmuk,uk->nmu", tilt, self.most)
-        steep = right * top + (right - left) * steep
-        return torch.maximum(flat, steep) + self.slack, steep > flat
+        taken = torch.einsum("nmuk,uk->nmu", tilt, self.most)
+        flat, steep = left * top + (right - left) * taken, right * top + (right - left) * (self.most.sum(1) - taken)
+        return torch.maximum(flat, steep) + self.slack, leaning(flat, steep, self.most.sum(1))
 
     def keep(self, rows: Tensor) -> None:
         """Only some rows."""
@@ -165,8 +179,8 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tilt: Tensor, taken: Tensor, cover: Tilted) -> tuple[Tensor, Tensor]:
         left, right = cover.hinge
-        shift, steep = cover.shift(tilt)
-        ctx.save_for_backward(tilt, taken, shift, steep)
+        shift, side = cover.shift(tilt)
+        ctx.save_for_backward(tilt, taken, shift, side)
         ctx.cover = cover
         parts = (tilt * cover.a).mul_((right - left) * taken[..., None])
         if left:
@@ -177,14 +191,14 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (tilt, taken, shift, steep), cover = ctx.saved_tensors, ctx.cover
+        (tilt, taken, shift, side), cover = ctx.saved_tensors, ctx.cover
         (left, right), (on_row, on_constant) = cover.hinge, grads
         met = on_row[:, :, cover.columns].mul_(cover.a)
         on_taken = (right - left) * torch.einsum("nmuk,nmuk->nmu", tilt, met) + on_constant[..., None] * shift
         if left:
             on_taken += left * met.sum(3)
-        turn = torch.where(steep, on_constant[..., None], 0.0)[..., None]
-        met.addcmul_(turn, cover.most, value=-1).addcmul_(on_constant[..., None, None] - turn, cover.least, value=-1)
+        turn = (side * on_constant[..., None])[..., None]
+        met.addcmul_(turn, cover.most)
         return met.mul_((right - left) * taken[..., None]), on_taken, None
 
 
