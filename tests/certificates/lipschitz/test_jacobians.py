@@ -74,6 +74,16 @@ def test_linear_networks_are_exact(r: float) -> None:
 
 
 @pytest.mark.parametrize("r", NORMS)
+def test_networks_with_a_softmax_inside_are_bounded(r: float) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Softmax(dim=1), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    x, y, t = torch.rand(2, 4).double(), torch.tensor([0, 1]), torch.full((2,), 0.2).double()
+    found = _steepest(model, region_points(x, t, r, (0.0, 1.0), 60), y, r)
+    bound = jacobian_bounds(_read(model, x), x, y, t, r, (0.0, 1.0))
+    assert (found <= bound * (1 + 1e-7) + 1e-10).all()
+    assert torch.isfinite(bound).all()
+
+
+@pytest.mark.parametrize("r", NORMS)
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.SiLU])
 def test_the_chain_from_gradient_to_product_of_norms(r: float, activation: type[nn.Module]) -> None:
     model = nn.Sequential(nn.Linear(6, 16), activation(), nn.Linear(16, 16), activation(), nn.Linear(16, 3)).double()

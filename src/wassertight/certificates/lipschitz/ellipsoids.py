@@ -27,7 +27,6 @@ from wassertight.certificates.lipschitz.segments import segment_rows
 from wassertight.certificates.propagation.activations import Activation
 from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.operations import Maximum, Product
 
 _ROUNDING = 1e-10
 """Share of the largest eigenvalue added to what must stay positive."""
@@ -38,8 +37,7 @@ _MARGIN = 1e-3
 def applies(graph: Graph, widest: int) -> bool:
     """Whether every operation that is not affine is an activation of at most `widest` units."""
     bent = [node for node in graph.nodes if not node.affine]
-    fine = all(not isinstance(node.operation, (Product, Maximum)) for node in bent)
-    return fine and all(math.prod(node.shape) <= widest for node in bent)
+    return all(isinstance(node.operation, Activation) and math.prod(node.shape) <= widest for node in bent)
 
 
 @dataclass(frozen=True, kw_only=True)
