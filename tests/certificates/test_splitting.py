@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from random_networks import Grown, region_points
 from wassertight.certificates import InputSplit, LinearPropagation
+from wassertight.certificates.propagation import growing
 from wassertight.certificates.propagation.growing import Effort, Trial, grow
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
@@ -236,7 +237,10 @@ def test_growing_meets_what_can_be_proved() -> None:
         assert all(t > 0.01 for t in tried)
     assert grow(verify, 0.45, math.inf, 1e-3, 0.02) == 0.45
     assert grow(verify, 0.1, math.inf, 1e-3, 1.0, goal=0.3) == 0.3
-    assert grow(verify, 0.1, math.inf, 1e-3, 1.0, goal=0.39) == 0.1
+    assert grow(verify, 0.1, math.inf, 1e-3, 0.1, goal=0.39) == 0.1
+    proved = iter((0.0, 0.0, 0.3))
+    assert grow(lambda t, _: Trial(proved=next(proved)), 0.1, math.inf, 1e-3, 60.0, goal=0.3) == 0.3
+    assert grow(verify, 0.1, 0.2, 1e-3, 60.0, goal=0.3) == 0.1
     exact = grow(
         lambda t, _: Trial(proved=t if t <= 0.3 else 0.0, ceiling=max(0.3, 0.99 * t)), 0.0, math.inf, 1e-3, 9.0
     )
@@ -253,3 +257,26 @@ def test_bad_settings_are_told() -> None:
         InputSplit(seconds=0)
     with pytest.raises(InputError, match="batch must be at least 1"):
         InputSplit(batch=0)
+
+
+def test_progress_foretells_when_a_bound_is_positive(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(growing.time, "perf_counter", lambda: now)
+
+    def given_up(deadline: float, gain: float) -> float:
+        nonlocal now
+        now = 0.0
+        progress = growing.Progress(deadline)
+        for step in range(1, 400):
+            now = 0.1 * step
+            bound = -1 + gain * math.log2(now)  # a fifth a doubling: positive after 32 seconds
+            if bound > 0:
+                return math.inf
+            if progress.hopeless(bound):
+                return now
+        return math.nan
+
+    assert given_up(40.0, 0.2) == math.inf
+    assert given_up(16.0, 0.2) < 2
+    assert given_up(16.0, 0.0) < 2
+    assert given_up(0.05, 0.2) == pytest.approx(0.1)

@@ -7,7 +7,7 @@ grows as long as there is time, and whatever was proved last is returned.
 
 Bounds of a leaf are backward bounds with optimised slopes and multipliers (`slopes`), undecided units being met from above
 by chords and by planes on the input (`hulls`); planes and inner bounds are those of the whole region (`whole`, `inner`).
-First comes the radius to which these go without any split. The unit to split is the one whose two lines cost the bound
+Classes come one after the other, the hardest first. The unit to split is the one whose two lines cost the bound
 most, the best of a few being found by bounding both children (2104.06718 filters so).
 """
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.bounds import Bounds
-from wassertight.certificates.propagation.growing import Effort, Trial, grow
+from wassertight.certificates.propagation.growing import Effort, Progress, Trial, grow
 from wassertight.certificates.propagation.inner import OwnSlopes
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
@@ -56,16 +56,14 @@ class _Leaves:
         return len(self.target)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _At:
-    """What is known at the radius that was tried last, before any split; `done` if no class needs another look."""
+    """The radius that was tried last, and what is known there of the whole region."""
 
     t: float
     region: Region
     root: Bounds
     relaxations: dict[int, Relaxation]
-    margin: float = math.nan
-    done: bool = False
 
 
 class Search:
@@ -108,7 +106,7 @@ class Search:
         self.propagation.forget()
         self.at: _At | None = None
         self.cover = float(covering_radius(self.x, self.propagation.r, self.box))
-        found = grow(self._try, proved, ceiling, self.effort.tolerance, self.effort.seconds, goal, self._probe)
+        found = grow(self._try, proved, ceiling, self.effort.tolerance, self.effort.seconds, goal)
         self.evaluations += self.whole.evaluations + self.propagation.evaluations
         return found
 
@@ -118,28 +116,6 @@ class Search:
         if self._verify(t, deadline):
             return Trial(proved=t)
         return Trial(spent=len(self.leaves) >= self.effort.leaves)
-
-    def _probe(self, t: float, every: bool = False) -> float:
-        """The smallest margin proved at radius t for classes that have leaves left, without any split; inf beyond the box.
-
-        Args:
-            every: whether to go on when one class is found that stays open.
-        """
-        if t > self.cover:
-            return math.inf if self._probe(self.cover) > 0 else -math.inf
-        if self.at is None or self.at.t != t:
-            region = self.propagation.enter(Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box))
-            root = self.propagation.bounds(region)
-            self.at = _At(t=t, region=region, root=root, relaxations=self.propagation.relaxations(root))
-        at = self.at
-        if not at.done and (every or math.isnan(at.margin)):
-            targets = torch.unique(self.leaves.target[self.leaves.reached < t])
-            margins = self.whole.margins(targets, at.region, at.root, at.relaxations, every=every)
-            self.leaves.reached[torch.isin(self.leaves.target, targets[margins > 0])] = t
-            at.margin = float(margins.min()) if len(margins) else math.inf
-            at.done = every or at.margin > 0
-            self._begin()
-        return at.margin
 
     def _first(self, rows: int) -> _Leaves:
         units, like = sum(self.sizes), self.x
@@ -154,50 +130,64 @@ class Search:
         )
 
     def _verify(self, t: float, deadline: float) -> bool:
-        """Whether every leaf is proved at radius t before the deadline; splits leaves on the way."""
-        self._probe(t, every=True)
-        assert self.at is not None
-        region, root, self.root = self.at.region, self.at.root, self.at.relaxations
-        open_rows = (self.leaves.reached < t).nonzero().squeeze(1)
-        for rows in torch.split(open_rows, 2 * self.effort.batch) if len(open_rows) else ():
-            self._store(rows, self._bounded(self.leaves.part(rows), region, root, t))
+        """Whether every leaf is proved at radius t before the deadline; splits leaves on the way, hardest class first."""
+        if self.at is None or self.at.t != t or not self.propagation.settled:
+            region = self.propagation.enter(Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box))
+            root = self.propagation.bounds(region)
+            self.at = _At(t=t, region=region, root=root, relaxations=self.propagation.relaxations(root))
+        at = self.at
+        while len(targets := torch.unique(self.leaves.target[self.leaves.reached < t])):
+            margins = self.whole.margins(targets, at.region, at.root, at.relaxations)
+            self.leaves.reached[torch.isin(self.leaves.target, targets[margins > 0])] = t
+            if self.whole.target >= 0:
+                self._begin()
+                if not self._closed(deadline):
+                    return False
+            elif bool((margins <= 0).any()):
+                return False
+        return True
+
+    def _closed(self, deadline: float) -> bool:
+        """Whether all leaves of the class at hand are proved at the radius at hand; gives up where time will not do."""
+        at, progress = self.at, Progress(deadline)
+        assert at is not None
+
+        def waiting() -> Tensor:
+            return ((self.leaves.reached < at.t) & (self.leaves.target == self.whole.target)).nonzero().squeeze(1)
+
+        rows = waiting()
+        for part in torch.split(rows, 2 * self.effort.batch) if len(rows) else ():
+            self._store(part, self._bounded(self.leaves.part(part), at))
             if time.perf_counter() > deadline:
                 return False
-        while True:
-            open_rows = (self.leaves.reached < t).nonzero().squeeze(1)
-            if len(open_rows) == 0:
-                return True
-            if time.perf_counter() > deadline or len(self.leaves) >= self.effort.leaves:
+        while len(rows := waiting()):
+            if progress.hopeless(float(self.leaves.bound[rows].min())) or len(self.leaves) >= self.effort.leaves:
                 return False
-            worst = self.leaves.bound[open_rows].argsort()[: self.effort.batch]
-            rows = open_rows[worst]
+            rows = rows[self.leaves.bound[rows].argsort()[: self.effort.batch]]
             parents = self.leaves.part(rows)
             spent = parents.candidates[:, 0] < 0
             if bool(spent.any()):  # nothing left to split: only better multipliers can help
                 rows = rows[spent]
-                self._store(rows, self._bounded(parents.part(spent), region, root, t, ascents=_LAST))
-                if bool((self.leaves.reached[rows] < t).any()):
+                self._store(rows, self._bounded(parents.part(spent), at, ascents=_LAST))
+                if bool((self.leaves.reached[rows] < at.t).any()):
                     return False
                 continue
-            children = self._split(parents, region, root)
-            children = self._bounded(children, region, root, t)
+            children = self._bounded(self._split(parents, at), at)
             self.splits += len(rows)
             self._store(rows, children.part(torch.arange(len(rows))))
             self.leaves = self.leaves.joined(children.part(torch.arange(len(rows), 2 * len(rows))))
+        return True
 
     def _begin(self) -> None:
-        """Leaves without splits start from the slopes found for the whole region."""
-        kind = self.whole.kind[self.leaves.target]
-        rows = ((kind >= 0) & (self.leaves.sides == 0).all(1)).nonzero().squeeze(1)
-        if len(rows) and self.whole.choices:
-            pieces = [self.whole.choices[k][0, kind[rows]].flatten(1) for k in self.hinges]
-            self.leaves.choices[rows] = torch.cat(pieces, 1)
+        """The class' leaf without splits starts from the slopes found for the whole region."""
+        rows = ((self.leaves.target == self.whole.target) & (self.leaves.sides == 0).all(1)).nonzero().squeeze(1)
+        self.leaves.choices[rows] = torch.cat([self.whole.choices[k][0].flatten(1) for k in self.hinges], 1)
 
     def _store(self, rows: Tensor, part: _Leaves) -> None:
         for name, value in vars(part).items():
             vars(self.leaves)[name][rows] = value
 
-    def _split(self, parents: _Leaves, region: Region, root: Bounds) -> _Leaves:
+    def _split(self, parents: _Leaves, at: _At) -> _Leaves:
         """Both children of every leaf, at the best of its candidates; all first children, then all second ones."""
         n, tries = parents.candidates.shape
         chosen = parents.candidates[:, 0]
@@ -210,7 +200,7 @@ class Search:
                 joined = joined.joined(other)
             values = torch.cat(
                 [
-                    self._evaluate(joined.part(rows), region, root, iterations=0)[0]
+                    self._evaluate(joined.part(rows), at, iterations=0)[0]
                     for rows in torch.split(torch.arange(len(joined), device=chosen.device), 4 * self.effort.batch)
                 ]
             ).view(tries, 2, n)
@@ -225,11 +215,11 @@ class Search:
         child.choices, child.held = child.choices.clone(), child.held.clone()
         return child
 
-    def _bounded(self, part: _Leaves, region: Region, root: Bounds, t: float, ascents: int | None = None) -> _Leaves:
+    def _bounded(self, part: _Leaves, at: _At, ascents: int | None = None) -> _Leaves:
         """The leaves with new bounds, slopes, multipliers and candidates to split."""
-        value, ascent, relaxations = self._evaluate(part, region, root, ascents or self.effort.ascents)
+        value, ascent, relaxations = self._evaluate(part, at, ascents or self.effort.ascents)
         part.bound = value
-        part.reached = torch.where(value > 0, torch.full_like(part.reached, t), part.reached)
+        part.reached = torch.where(value > 0, torch.full_like(part.reached, at.t), part.reached)
         pieces = {"choices": [], "held": [], "score": []}  # type: ignore[var-annotated]
         n = len(part)
         for hinge, size in zip(self.hinges, self.sizes, strict=True):
@@ -243,10 +233,8 @@ class Search:
         part.candidates = torch.where(best.values > 0, best.indices, -1)
         return part
 
-    def _evaluate(
-        self, part: _Leaves, region: Region, root: Bounds, iterations: int
-    ) -> tuple[Tensor, Ascent, dict[int, Relaxation]]:
-        n = len(part)
+    def _evaluate(self, part: _Leaves, at: _At, iterations: int) -> tuple[Tensor, Ascent, dict[int, Relaxation]]:
+        n, region = len(part), at.region
         self.evaluations += n * (iterations + 1)
         wide = Region(
             x=region.x.expand(n, *region.x.shape[1:]), t=region.t.expand(n), r=region.r,
@@ -265,20 +253,20 @@ class Search:
             if bool((s != 0).any()):
                 sides[argument], held[argument] = s.view(shape), h.view(shape)
             choices[hinge] = c.view(shape)
-        relaxations = dict(self.root)
+        relaxations = dict(at.relaxations)
         for hinge in self.hinges:
             if self.arguments[hinge] in sides:
-                relaxation = self.root[hinge]
+                relaxation = at.relaxations[hinge]
                 assert isinstance(relaxation, Elementwise)
                 relaxations[hinge] = relaxation.fixed(sides[self.arguments[hinge]])
         a = self.spec[part.target][:, None]
-        allowance = (a.abs() * root.error[self.last][:, None]).sum(2)
+        allowance = (a.abs() * at.root.error[self.last][:, None]).sum(2)
         ascent = ascend(
             self.graph, self.last, a, wide, relaxations, iterations=iterations, choices=choices, held=held, sides=sides,
-            covers=self.whole.covers(part.target, relaxations), offset=-allowance,
+            covers=self.whole.covers(relaxations), offset=-allowance,
         )  # fmt: skip
         value = (ascent.best - allowance).squeeze(1)
-        return torch.where(root.lost | value.isnan(), -torch.inf, value), ascent, relaxations
+        return torch.where(at.root.lost | value.isnan(), -torch.inf, value), ascent, relaxations
 
 
 def _score(ascent: Ascent, relaxations: dict[int, Relaxation], hinge: int) -> Tensor:

@@ -7,8 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_NEAR = 0.02
-"""Relative width at which the crossing of a quick bound is known well enough."""
+_NEAR = 0.01
+"""Relative distance of a failure at which radii beyond it are tried again, as more time may do."""
+_REST = 0.4
+"""Part of the time left that a trial leaves to others, if it is enough for one."""
+_LOOKS = 4
+"""How often progress is looked at before anything is foretold."""
 _FIRST = 1e-6
 """Tried first where neither a proved radius nor a ceiling is known."""
 
@@ -49,6 +53,30 @@ class Trial:
     spent: bool = False
 
 
+class Progress:
+    """Foretells whether the worst bound of a growing tree reaches zero before a deadline.
+
+    Bounds rise about as the logarithm of time: what the last doubling of time gained is what the next one will.
+
+    Args:
+        deadline: of `time.perf_counter`.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.begun, self.deadline = time.perf_counter(), deadline
+        self.looks: list[tuple[float, float]] = []
+
+    def hopeless(self, bound: float) -> bool:
+        """Whether the deadline has passed, or will pass before a bound that is `bound` < 0 by now is positive."""
+        now = time.perf_counter()
+        self.looks.append((now - self.begun, bound))
+        before = [b for t, b in self.looks if t <= self.looks[-1][0] / 2]
+        if now > self.deadline or len(before) < _LOOKS:
+            return now > self.deadline
+        doublings = -bound / max(bound - before[-1], 1e-9 * abs(bound) + 1e-300)
+        return math.log2(max(now - self.begun, 1e-9)) + doublings > math.log2(max(self.deadline - self.begun, 1e-9))
+
+
 def grow(
     verify: Callable[[float, float], Trial],
     proved: float,
@@ -56,74 +84,40 @@ def grow(
     tolerance: float,
     seconds: float,
     goal: float | None = None,
-    probe: Callable[[float], float] | None = None,
 ) -> float:
     """The largest radius that `verify` proves within `seconds`; never below `proved`.
 
-    Radii between what is proved and what failed are tried until they meet; then, as a failure may have been want of time
-    alone, again nearer the ceiling. Without a ceiling radii grow by a quarter, then by more, until one fails.
+    Radii grow by a quarter, by more after trials that were quick, by less after others and never past the ceiling. Below
+    a failure the gap is halved; where little is left of it, radii beyond are tried again, as a failure may have been want
+    of time alone. Trials are not begun where time is left for less than the shortest one took.
 
     Args:
         verify: called with a radius and the time (of `time.perf_counter`) at which it has to give up.
         proved: a radius already proved.
         ceiling: no larger radius can be proved (an attack's distance); inf where none is known.
         tolerance: relative width of the bracket at which the search is done.
-        goal: the one radius that matters; all time goes to it.
-        probe: a quick bound of the margin at a radius, positive where it proves the radius by itself; half of the time
-            at most goes to the radius where it crosses zero.
+        goal: the one radius that matters; all time goes to it, in several trials if the first ones give up early.
     """
-    begun = time.perf_counter()
-    end = begun + seconds
-    if goal is not None:
-        return max(proved, verify(goal, end).proved) if goal > proved else proved
-    low, high, failed, share = proved, ceiling, math.inf, 0.25
-    if probe is not None:
-        low, missed = crossing(probe, low, high, begun + 0.5 * seconds)
-        room = high - low if high < math.inf else max(low, _FIRST)
-        share = min(0.25, (missed - low) / room) if low < missed < high else share
-    while time.perf_counter() < end and low * (1 + tolerance) < high:
-        top = min(high, failed)
-        t = low + share * (top - low if top < math.inf else max(low, _FIRST))
+    end = time.perf_counter() + seconds
+    low, high, failed, share, cost = proved, ceiling, math.inf, 0.25, math.inf
+    while low * (1 + tolerance) < high if goal is None else low < goal <= high:
+        room = min(high - low, max(low, _FIRST))
+        t = low + (share * room if failed == math.inf else 0.5 * (failed - low))
         now = time.perf_counter()
-        trial = verify(t, now + (end - now) * (0.35 if failed == math.inf else 0.5))
+        left = end - now
+        if left <= 0 or (cost < math.inf and left < cost):
+            break
+        trial = verify(goal or t, end if _REST * left < cost < math.inf else end - _REST * left)
+        took = time.perf_counter() - now
         high = min(high, trial.ceiling)
+        usual, cost = took < 1.5 * cost < math.inf, min(cost, took)
         if trial.proved > low:
-            quick = time.perf_counter() - now < 0.1 * seconds
-            low, share = trial.proved, min(0.8, share * 1.6) if quick else share
+            low = trial.proved
+            share = min(0.8, share * 1.6) if took < 0.1 * seconds else share * (1.0 if usual else 0.5)
             continue
         if trial.spent:
             break
-        failed, share = t, 0.5
-        if failed <= low * (1 + tolerance):
+        failed, share = t, max(0.5 * share, tolerance)
+        if failed <= low * (1 + max(tolerance, _NEAR)):
             failed = math.inf
     return low
-
-
-def crossing(probe: Callable[[float], float], low: float, high: float, end: float) -> tuple[float, float]:
-    """A radius with a positive margin and one without, close to each other.
-
-    Margins below zero are taken to lie on a line through the last two; how far one is above zero is not used, as bounds
-    are not improved any more once they are positive.
-
-    Args:
-        probe: the margin at a radius; inf where nothing further has to be proved.
-        low: a radius already proved.
-        high: no larger radius can be proved; may be inf.
-        end: time (of `time.perf_counter`) at which to give up.
-    """
-    top, missed = high, list[tuple[float, float]]()
-    while time.perf_counter() < end and (low == 0 or top > low * (1 + _NEAR)):
-        share = 0.5
-        if len(missed) > 1 and missed[0][1] < missed[1][1]:
-            (t, worse), (s, better) = missed
-            zero = s - better * (t - s) / (worse - better)
-            share = min(max((zero - low) / (top - low), 0.2), 0.8)
-        t = low + (share * (top - low) if missed else 0.25 * min(top - low, max(low, _FIRST)))
-        margin = probe(t)
-        if margin == math.inf:
-            return t, top
-        if margin > 0:
-            low = t
-        else:
-            top, missed = t, [*missed[-1:], (t, margin)]
-    return low, top

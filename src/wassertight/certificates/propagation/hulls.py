@@ -18,7 +18,7 @@ a unit may have its row divided between plane and chord.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -126,21 +126,16 @@ class Tilted:
         """Weights (1, m, U, k) and the shares that stay with the chord (1, m, U)."""
         return [self.tilt, self.share]
 
-    def resume(self, other: Tilted, rows: Tensor) -> None:
-        """Start where another cover of the same hinge ended: from its row `rows` (m,), not at all where that is -1."""
-        place = torch.full((int(max(self.planes.units.max(), other.planes.units.max())) + 1,), -1, device=rows.device)
-        place[other.planes.units] = torch.arange(len(other.planes.units), device=rows.device)
+    def resume(self, other: Tilted) -> None:
+        """Start where another cover of the same hinge, with as many rows, ended."""
+        place = torch.full((int(max(self.planes.units.max(), other.planes.units.max())) + 1,), -1, device=self.a.device)
+        place[other.planes.units] = torch.arange(len(other.planes.units), device=self.a.device)
         mine = place[self.planes.units]
-        for own, row in enumerate(rows.tolist()):
-            if row < 0:
-                continue
-            dense = torch.full(
-                (len(other.planes.units) + 1, self.inputs), torch.nan, dtype=self.a.dtype, device=rows.device
-            )
-            dense[:-1].scatter_(1, other.columns, other.tilt[0, row])
-            old = dense[mine].gather(1, self.columns)
-            self.tilt[0, own] = torch.where(old.isnan(), self.tilt[0, own], old)
-            self.share[0, own] = torch.where(mine < 0, self.share[0, own], other.share[0, row][mine.clamp_min(0)])
+        dense = self.a.new_full((1, len(other.tilt[0]), len(other.planes.units) + 1, self.inputs), torch.nan)
+        dense[:, :, :-1].scatter_(3, other.columns.expand_as(other.tilt), other.tilt)
+        old = dense[:, :, mine].gather(3, self.columns.expand_as(self.tilt))
+        self.tilt = torch.where(old.isnan(), self.tilt, old)
+        self.share = torch.where(mine < 0, self.share, other.share[:, :, mine.clamp_min(0)])
 
     def divert(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rest, taken = taken_from(a, self.planes.units, 1 - self.share)
@@ -154,22 +149,17 @@ class Tilted:
         flat, steep = left * top + (right - left) * taken, right * top + (right - left) * (self.most.sum(1) - taken)
         return torch.maximum(flat, steep) + self.slack, leaning(flat, steep, self.most.sum(1))
 
-    def keep(self, rows: Tensor) -> None:
-        """Only some rows."""
-        self.tilt, self.share = self.tilt[:, rows], self.share[:, rows]
-
     def held(self, arrived: Tensor) -> Held:
-        """The planes as they are, of the units that rows (1, m, *shape) at the hinge send anything through."""
+        """The planes of the first row as they are, of the units that this row (1, m, *shape) sends anything through."""
         with torch.no_grad():
             (left, right), (shift, _) = self.hinge, self.shift(self.tilt)
-            coefficients = (left + (right - left) * self.tilt) * self.a
-            used = ((flat_rows(arrived)[0][:, self.planes.units] < 0) & (self.share[0] < 1)).any(0)
-            coefficients, columns = coefficients[0][:, used], self.columns[used]
-            dense = torch.zeros(*coefficients.shape[:2], self.inputs, dtype=shift.dtype, device=shift.device)
-            dense.scatter_(2, columns.expand_as(coefficients), coefficients)
+            used = (flat_rows(arrived)[0, 0, self.planes.units] < 0) & (self.share[0, 0] < 1)
+            columns = self.columns[used]
+            coefficients = (left + (right - left) * self.tilt[0, 0, used]) * self.a[used]
+            dense = coefficients.new_zeros(len(coefficients), self.inputs).scatter_(1, columns, coefficients)
             return Held(
-                units=self.planes.units[used], coefficients=dense, shift=shift[0][:, used],
-                share=1 - self.share[0][:, used], centre=self.centre,
+                units=self.planes.units[used], coefficients=dense, shift=shift[0, 0, used],
+                share=1 - self.share[0, 0, used], centre=self.centre,
             )  # fmt: skip
 
 
@@ -204,13 +194,13 @@ class _Through(torch.autograd.Function):
 
 @dataclass(kw_only=True)
 class Held:
-    """Planes for several kinds of rows, fixed.
+    """Fixed planes.
 
     Attributes:
         units: (U,).
-        coefficients: (kinds, U, inputs).
-        shift: (kinds, U).
-        share: of a row that goes through the planes, (kinds, U).
+        coefficients: (U, inputs).
+        shift: (U,).
+        share: of a row that goes through the planes, (U,) or (n, m, U).
         centre: of the region.
     """
 
@@ -219,28 +209,15 @@ class Held:
     shift: Tensor
     share: Tensor
     centre: Tensor
+    variables: list[Tensor] = field(default_factory=list)
 
-    def of(self, kind: Tensor, free: Tensor) -> Choice:
-        """The cover of rows (n, 1, ...), of a kind each (n,); only units that are `free` (n, 1, *shape) are covered."""
-        return Choice(self, kind, flat_rows(free)[:, :, self.units])
-
-
-class Choice:
-    """Fixed planes, rows of several kinds together."""
-
-    def __init__(self, held: Held, kind: Tensor, free: Tensor) -> None:
-        self.held, self.kind, self.centre, self.variables = held, kind, held.centre, list[Tensor]()
-        self.share = torch.where(free, held.share[kind][:, None], 0.0)
-        self.order = kind.argsort(stable=True)
-        self.back = self.order.argsort()
-        self.counts = torch.bincount(kind, minlength=len(held.shift)).tolist()
+    def where(self, free: Tensor) -> Held:
+        """The planes of units that are free (n, m, *shape)."""
+        return replace(self, share=torch.where(flat_rows(free)[:, :, self.units], self.share, 0.0))
 
     def divert(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        held = self.held
-        rest, taken = taken_from(a, held.units, self.share)
-        parts = torch.split(taken[self.order, 0], self.counts)
-        flat = torch.cat([part @ held.coefficients[k] for k, part in enumerate(parts) if len(part)])[self.back]
-        return rest, flat[:, None], (taken * held.shift[self.kind][:, None]).sum(2)
+        rest, taken = taken_from(a, self.units, self.share)
+        return rest, taken @ self.coefficients, taken @ self.shift
 
 
 def taken_from(a: Tensor, units: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,11 @@ class OwnSlopes(Propagation):
         self.evaluations = self._held = self._regions = 0
         self._kept: dict[int, Kept] = {}
 
+    @property
+    def settled(self) -> bool:
+        """Whether another region would find all rows as they are."""
+        return self._regions >= _REGIONS
+
     def bounds(self, region: Region, method: str | None = None, outer: Ends | None = None) -> Bounds:
         """Bounds of every node over the region of one sample, entered."""
         self._end = time.perf_counter() + self.seconds

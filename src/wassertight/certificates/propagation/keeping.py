@@ -14,7 +14,7 @@ from wassertight.certificates.propagation.relaxations import Elementwise, Relaxa
 from wassertight.certificates.propagation.slopes import Ascent
 from wassertight.certificates.propagation.swaying import Signed, Swayed
 
-_HEAVY = 0.5
+_HEAVY = 0.7
 """Part of the units that a few rows meet which have planes there; the others keep to their chords."""
 
 

@@ -22,6 +22,8 @@ from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
 
 _DECAY = 0.97
+_MOMENTS = (0.4, 0.99)
+"""Adam's; ascents are a few steps long, over which its usual 0.9 carries the first direction too far."""
 _TILT = 0.5
 """Step of a cover's variables, in steps of slopes."""
 
@@ -102,7 +104,9 @@ def ascend(
     count = len(free) + len(prices)
     groups = [{"params": part, "share": share} for part, share in ((variables[:count], 1.0), (moved, _TILT)) if part]
     optimizer = (
-        torch.optim.Adam(groups, lr=rate, maximize=True, eps=1e-12, fused=True) if groups and iterations else None
+        torch.optim.Adam(groups, lr=rate, maximize=True, betas=_MOMENTS, eps=1e-12, fused=True)
+        if groups and iterations
+        else None
     )
     best = torch.full(shape, -torch.inf, dtype=a.dtype, device=a.device)
     kept = list(variables)

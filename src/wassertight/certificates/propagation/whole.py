@@ -13,19 +13,19 @@ from torch import Tensor
 
 from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.hulls import Choice, Held, Offsets, Tilted
+from wassertight.certificates.propagation.hulls import Held, Offsets, Tilted
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
 from wassertight.certificates.propagation.slopes import Ascent, ascend
 
 _FIRST, _LATER = (6, 12, 24), (4, 10)
-"""Gradient steps for classes met for the first time, and for those whose planes are known; what is proved drops out."""
+"""Gradient steps for a class met for the first time, and for one whose planes are known."""
 _HOPE = 2.0
-"""A margin further below zero than so many times what steps have gained is given up."""
+"""A margin further below zero than so many times what steps have gained is left to splits."""
 _PLAIN = 4
 """Gradient steps on slopes alone, which settle most classes."""
-_WEIGHTS = 3 * 10**7
-"""Weights of planes at most, of all classes together."""
+_WEIGHTS = 10**7
+"""Weights of a class' planes at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,67 +48,61 @@ class Whole:
         spec: margins (classes - 1, classes).
 
     Attributes:
-        held: planes by hinge, of the classes last asked for that stayed open.
-        kind: number of every class among them, or -1.
-        choices: their slopes by hinge, (1, classes open, *shape).
+        target: the class last found open, or -1.
+        held: its planes by hinge.
+        choices: its slopes by hinge, (1, 1, *shape).
     """
 
     def __init__(self, graph: Graph, spec: Tensor) -> None:
         self.graph, self.spec, self.last = graph, spec, len(graph.nodes) - 1
-        self.evaluations = 0
+        self.evaluations, self.target = 0, -1
         self.held: dict[int, Held] = {}
-        self.kind = torch.full((len(spec),), -1, device=spec.device)
         self.choices: dict[int, Tensor] = {}
-        self._tilted: dict[int, Tilted] = {}
+        self._known: dict[int, tuple[dict[int, Tilted], dict[int, Tensor]]] = {}
 
     def margins(
-        self,
-        targets: Tensor,
-        region: Region,
-        bounds: Bounds,
-        relaxations: Mapping[int, Relaxation],
-        *,
-        every: bool = True,
-    ) -> Tensor:
+        self, targets: Tensor, region: Region, bounds: Bounds, relaxations: Mapping[int, Relaxation]
+    ) -> Tensor:  # fmt: skip
         """Proved lower bounds (m,) of some classes' margins over the region; effort ends where they are positive.
+
+        The hardest class comes first, and the first one that stays open is the last that planes are spent on.
 
         Args:
             targets: the classes.
             region, bounds, relaxations: of the sample.
-            every: whether all classes are bounded as well as can be, or only until one is found whose margin stays
-                negative.
         """
-        self.held = {}
-        if len(targets) == 0 or bool(bounds.lost.any()):
-            return self.spec.new_full((len(targets),), -torch.inf)
+        self.target, self.held, self.choices = -1, {}, {}
+        best = self.spec.new_full((len(targets),), -torch.inf)
+        if bool(bounds.lost.any()):
+            return best
         a = self.spec[targets][None]
         asked = _Asked(
             targets=targets, region=region, bounds=bounds, relaxations=relaxations, a=a,
             allowance=(a.abs() * bounds.error[self.last][:, None]).sum(2),
         )  # fmt: skip
-        best = self.spec.new_full((len(targets),), -torch.inf)
-        slopes = self._ascend(asked, torch.arange(len(targets), device=best.device), best, _PLAIN).choices
-        left = best.argsort()[: int((best <= 0).sum())]
-        for rows in (left,) if every else (left[:1], left[1:]):
-            self._cover(asked, rows, best, {k: v[:, rows] for k, v in slopes.items()})
-            if bool((best[rows] <= 0).any()):
+        slopes = self._ascend(asked, slice(None), best, _PLAIN).choices
+        for row in best.argsort().tolist():
+            if best[row] <= 0:
+                self._cover(asked, row, best, {k: v[:, row : row + 1] for k, v in slopes.items()})
+            if best[row] <= 0:
+                self.target = int(targets[row])
                 break
         return best
 
-    def covers(self, targets: Tensor, relaxations: Mapping[int, Relaxation]) -> dict[int, Choice] | None:
-        """The planes held, for rows (n, 1, ...) of a class each; units that branches fixed in `relaxations` have none."""
+    def covers(self, relaxations: Mapping[int, Relaxation]) -> dict[int, Held] | None:
+        """The planes held, for rows (n, 1, ...) of that class; units that branches fixed in `relaxations` have none."""
         found = {}
         for index, held in self.held.items():
             relaxation = relaxations[index]
             assert isinstance(relaxation, Elementwise)
             assert relaxation.free is not None
-            found[index] = held.of(self.kind[targets], relaxation.free)
+            found[index] = held.where(relaxation.free)
         return found or None
 
     def _ascend(
         self,
         asked: _Asked,
-        rows: Tensor,
+        rows: slice,
         best: Tensor,
         steps: int,
         choices: Mapping[int, Tensor] | None = None,
@@ -119,48 +113,41 @@ class Whole:
             self.graph, self.last, asked.a[:, rows], asked.region, asked.relaxations, iterations=steps,
             choices=choices, covers=covers, offset=-asked.allowance[:, rows],
         )  # fmt: skip
-        self.evaluations += len(rows) * (steps + 1)
+        self.evaluations += len(best[rows]) * (steps + 1)
         best[rows] = torch.maximum(best[rows], (ascent.best - asked.allowance[:, rows])[0])
         return ascent
 
-    def _cover(self, asked: _Asked, rows: Tensor, best: Tensor, choices: dict[int, Tensor]) -> None:
-        """Raise the bounds of some rows by planes; rows drop out when they are positive."""
-        covers = self._covers(asked, rows) if len(rows) else {}
+    def _cover(self, asked: _Asked, row: int, best: Tensor, choices: dict[int, Tensor]) -> None:
+        """Raise the bound of one row by planes."""
+        target, begun = int(asked.targets[row]), float(best[row])
+        covers, known = self._covers(asked, target), target in self._known
+        self.choices, self.held = choices, {}
         if not covers:
             return
-        numbers, begun = self.kind[asked.targets[rows]], best[rows].min()
-        known = bool((numbers >= 0).all())
         if known:
-            choices = {k: self.choices[k][:, numbers] for k in choices}
+            self.choices = self._known[target][1]
         arrived: dict[int, Tensor] = {}
         for steps in _LATER if known else _FIRST:
-            ascent = self._ascend(asked, rows, best, steps, choices, covers)
-            left = (best[rows] <= 0).nonzero().squeeze(1)
-            choices = {k: v[:, left] for k, v in ascent.choices.items()}
-            arrived = {k: ascent.seen[k][:, left] for k in covers}
-            rows = rows[left]
-            for cover in covers.values():
-                cover.keep(left)
-            if len(rows) == 0 or (not known and best[rows].min() < -_HOPE * (best[rows].min() - begun)):
+            ascent = self._ascend(asked, slice(row, row + 1), best, steps, self.choices, covers)
+            self.choices, arrived = ascent.choices, ascent.seen
+            if best[row] > 0 or (not known and best[row] < -_HOPE * (best[row] - begun)):
                 break
-        self.kind.fill_(-1)
-        self.kind[asked.targets[rows]] = torch.arange(len(rows), device=rows.device)
-        self._tilted, self.choices = covers, choices
-        self.held = {k: cover.held(arrived[k]) for k, cover in covers.items()} if len(rows) else {}
+        self._known[target] = covers, self.choices
+        self.held = {k: cover.held(arrived[k]) for k, cover in covers.items()}
 
-    def _covers(self, asked: _Asked, rows: Tensor) -> dict[int, Tilted]:
+    def _covers(self, asked: _Asked, target: int) -> dict[int, Tilted]:
         """Covers of all hinges with planes, starting from those of the last region."""
         found: dict[int, Tilted] = {}
-        targets, offsets, room = asked.targets[rows], Offsets(asked.region), _WEIGHTS
+        offsets, room, known = Offsets(asked.region), _WEIGHTS, self._known.get(target, ({}, {}))[0]
         for index, relaxation in asked.relaxations.items():
             planes = asked.bounds.planes.get(self.graph.nodes[index].parents[0])
             if planes is None or not isinstance(relaxation, Elementwise) or relaxation.free is None:
                 continue
-            tilted = Tilted(planes, relaxation.hinge, offsets, len(targets))
+            tilted = Tilted(planes, relaxation.hinge, offsets, 1)
             room -= tilted.tilt.numel()
             if room < 0:
                 break
             found[index] = tilted
-            if index in self._tilted:
-                tilted.resume(self._tilted[index], self.kind[targets])
+            if index in known:
+                tilted.resume(known[index])
         return found
