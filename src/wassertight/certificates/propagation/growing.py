@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+_STEP, _SMALL, _QUICK = 0.4, 0.06, 0.1
+"""Steps in radii, or in gaps below the ceiling if these are smaller; and which part of all time counts as quick."""
 _NEAR = 0.01
 """Relative distance of a failure at which radii beyond it are tried again, as more time may do."""
 _REST = 0.4
 """Part of the time left that a trial leaves to others, if it is enough for one."""
-_LOOKS = 4
-"""How often progress is looked at before anything is foretold."""
+_DOUBT = 2.0
+"""Doublings of time by which what is foretold may be wrong."""
+_LOOKS, _EARLY = 4, 0.15
+"""How often progress is looked at before half of the time so far, and which part of all time passes, before anything is
+foretold."""
 _FIRST = 1e-6
 """Tried first where neither a proved radius nor a ceiling is known."""
 
@@ -71,10 +76,10 @@ class Progress:
         now = time.perf_counter()
         self.looks.append((now - self.begun, bound))
         before = [b for t, b in self.looks if t <= self.looks[-1][0] / 2]
-        if now > self.deadline or len(before) < _LOOKS:
+        if now > self.deadline or len(before) < _LOOKS or now - self.begun < _EARLY * (self.deadline - self.begun):
             return now > self.deadline
         doublings = -bound / max(bound - before[-1], 1e-9 * abs(bound) + 1e-300)
-        return math.log2(max(now - self.begun, 1e-9)) + doublings > math.log2(max(self.deadline - self.begun, 1e-9))
+        return doublings > _DOUBT + math.log2(max(self.deadline - self.begun, 1e-9) / max(now - self.begun, 1e-9))
 
 
 def grow(
@@ -87,8 +92,8 @@ def grow(
 ) -> float:
     """The largest radius that `verify` proves within `seconds`; never below `proved`.
 
-    Radii grow by a quarter, by more after trials that were quick, by less after others and never past the ceiling. Below
-    a failure the gap is halved; where little is left of it, radii beyond are tried again, as a failure may have been want
+    Radii grow by two fifths as long as trials are quick, by small steps after others, and never past the ceiling. Below a
+    failure the gap is halved; where little is left of it, radii beyond are tried again, as a failure may have been want
     of time alone. Trials are not begun where time is left for less than the shortest one took.
 
     Args:
@@ -99,7 +104,7 @@ def grow(
         goal: the one radius that matters; all time goes to it, in several trials if the first ones give up early.
     """
     end = time.perf_counter() + seconds
-    low, high, failed, share, cost = proved, ceiling, math.inf, 0.25, math.inf
+    low, high, failed, share, cost = proved, ceiling, math.inf, _STEP, math.inf
     while low * (1 + tolerance) < high if goal is None else low < goal <= high:
         room = min(high - low, max(low, _FIRST))
         t = low + (share * room if failed == math.inf else 0.5 * (failed - low))
@@ -110,14 +115,13 @@ def grow(
         trial = verify(goal or t, end if _REST * left < cost < math.inf else end - _REST * left)
         took = time.perf_counter() - now
         high = min(high, trial.ceiling)
-        usual, cost = took < 1.5 * cost < math.inf, min(cost, took)
+        cost = min(cost, took)
         if trial.proved > low:
-            low = trial.proved
-            share = min(0.8, share * 1.6) if took < 0.1 * seconds else share * (1.0 if usual else 0.5)
+            low, share = trial.proved, share if took < _QUICK * seconds else min(share, _SMALL)
             continue
         if trial.spent:
             break
-        failed, share = t, max(0.5 * share, tolerance)
+        failed, share = t, max(min(0.5 * share, _SMALL), tolerance)
         if failed <= low * (1 + max(tolerance, _NEAR)):
             failed = math.inf
     return low
