@@ -143,7 +143,7 @@ class Search:
                 self._begin()
                 if not self._closed(deadline):
                     return False
-            elif bool((margins <= 0).any()):
+            elif not bool((margins > 0).all()):
                 return False
         return True
 

@@ -82,9 +82,9 @@ class Whole:
         )  # fmt: skip
         slopes = self._ascend(asked, slice(None), best, _PLAIN).choices
         for row in best.argsort().tolist():
-            if best[row] <= 0:
+            if not best[row] > 0:
                 self._cover(asked, row, best, {k: v[:, row : row + 1] for k, v in slopes.items()})
-            if best[row] <= 0:
+            if not best[row] > 0:
                 self.target = int(targets[row])
                 break
         return best
