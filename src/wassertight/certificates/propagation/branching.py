@@ -7,8 +7,8 @@ grows as long as there is time, and whatever was proved last is returned.
 
 Bounds of a leaf are backward bounds with optimised slopes and multipliers (`slopes`), undecided units being met from above
 by chords and by planes on the input (`hulls`); planes and inner bounds are those of the whole region (`whole`, `inner`).
-Classes come one after the other, the hardest first. The unit to split is the one whose two lines cost the bound
-most, the best of a few being found by bounding both children (2104.06718 filters so).
+Classes come one after the other, the hardest first. The unit to split is one whose two lines cost the bound most at the
+input the bound is attained at (`losing`), the best of a few being found by bounding both children (2104.06718 filters so).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.growing import Effort, Progress, Trial, grow
 from wassertight.certificates.propagation.inner import OwnSlopes
+from wassertight.certificates.propagation.losing import losses
 from wassertight.certificates.propagation.region import Region, covering_radius
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
 from wassertight.certificates.propagation.slopes import Ascent, ascend
@@ -218,6 +219,7 @@ class Search:
     def _bounded(self, part: _Leaves, at: _At, ascents: int | None = None) -> _Leaves:
         """The leaves with new bounds, slopes, multipliers and candidates to split."""
         value, ascent, relaxations = self._evaluate(part, at, ascents or self.effort.ascents)
+        lost = losses(self.graph, at.region, ascent, relaxations, self.whole.covers(relaxations) or {})
         part.bound = value
         part.reached = torch.where(value > 0, torch.full_like(part.reached, at.t), part.reached)
         pieces = {"choices": [], "held": [], "score": []}  # type: ignore[var-annotated]
@@ -226,7 +228,7 @@ class Search:
             held = ascent.held.get(self.arguments[hinge])
             pieces["choices"].append(ascent.choices[hinge].reshape(n, size))
             pieces["held"].append(value.new_zeros(n, size) if held is None else held.reshape(n, size))
-            pieces["score"].append(_score(ascent, relaxations, hinge).view(n, size))
+            pieces["score"].append(lost[hinge].reshape(n, size))
         part.choices, part.held = torch.cat(pieces["choices"], 1), torch.cat(pieces["held"], 1)
         score = torch.cat(pieces["score"], 1).masked_fill(part.sides != 0, -1.0)
         best = score.topk(part.candidates.shape[1], dim=1)
@@ -267,21 +269,3 @@ class Search:
         )  # fmt: skip
         value = (ascent.best - allowance).squeeze(1)
         return torch.where(at.root.lost | value.isnan(), -torch.inf, value), ascent, relaxations
-
-
-def _score(ascent: Ascent, relaxations: dict[int, Relaxation], hinge: int) -> Tensor:
-    """What the two lines of every undecided unit cost the bound, (n, units)."""
-    relaxation, a = relaxations[hinge], ascent.seen.get(hinge)
-    assert isinstance(relaxation, Elementwise)
-    assert relaxation.free is not None
-    if a is None:
-        return torch.zeros_like(relaxation.lines.lower_slope).flatten(1)
-    upper = relaxation.lines
-    width = upper.upper_shift.clamp_min(0)
-    choice = ascent.choices[hinge]
-    # a lower line of slope c is c |low| off at the left end, (1 - c) high at the right one
-    slope = upper.upper_slope.clamp(1e-6, 1 - 1e-6)
-    low_end, high_end = width / slope, width / (1 - slope)
-    gap = torch.minimum(torch.maximum(choice * low_end, (1 - choice) * high_end), width / (slope * (1 - slope)))
-    cost = a.clamp_min(0) * gap * 0.5 - a.clamp_max(0) * width
-    return torch.where(relaxation.free, cost, -1.0).flatten(1)

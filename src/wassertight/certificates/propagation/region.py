@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wassertight.certificates.propagation.layout import flat_maps, flat_rows
+from wassertight.certificates.propagation.layout import flat_maps, flat_rows, raised_rows
 from wassertight.geometry import conjugate, norm
 from wassertight.types import Bounds, ThreatError
 
@@ -92,18 +92,31 @@ class Region:
         if not tight:
             return centre - torch.minimum(ball, box)
         if self.r == 1:
-            return centre - self._greedy(size, room)
+            order, take = self._greedy(size, room)
+            return centre - (size.gather(2, order) * take).sum(2)
         inside = bool(((x >= low) & (x <= high)).all())
         least = None if inside else torch.where(flat > 0, (x - high).mT, (low - x).mT)
         return centre - torch.minimum(torch.minimum(ball, box), self._dual(size, room, least))
 
-    def _greedy(self, size: Tensor, room: Tensor) -> Tensor:
-        """Largest `sum size * d` with `sum d <= t`, `0 <= d <= room`: steepest coordinates first."""
-        order = size.sort(dim=2, descending=True)
-        space = room.gather(2, order.indices)
+    def lowest(self, a: Tensor) -> Tensor:
+        """A point (n, m, *features) of the region's box where `<a, z>` is least, or about so for r = 2 if the ball is cut."""
+        if math.isinf(self.r):
+            return torch.where(a > 0, self.low[:, None], self.high[:, None])
+        x, flat = flat_maps(self.x)[:, None], flat_rows(a)
+        low, high, size = flat_maps(self.low)[:, None], flat_maps(self.high)[:, None], flat.abs()
+        if self.r == 2:
+            d = self.t[:, None, None] * size / norm(size.flatten(0, 1), 2.0).view(*size.shape[:2], 1).clamp_min(1e-30)
+        else:
+            order, take = self._greedy(size, torch.where(flat > 0, x - low, high - x))
+            d = torch.zeros_like(size).scatter(2, order, take)
+        return raised_rows(torch.clamp(x - flat.sign() * d, low, high), tuple(a.shape[2:]))
+
+    def _greedy(self, size: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
+        """The d with largest `sum size * d`, `sum d <= t`, `0 <= d <= room`, steepest coordinates first, and their order."""
+        order = size.argsort(dim=2, descending=True)
+        space = room.gather(2, order)
         before = space.cumsum(2) - space
-        take = torch.minimum((self.t[:, None, None] - before).clamp_min(0), space)
-        return (order.values * take).sum(2)
+        return order, torch.minimum((self.t[:, None, None] - before).clamp_min(0), space)
 
     def _dual(self, size: Tensor, room: Tensor, least: Tensor | None) -> Tensor:
         """Upper bound of `max sum size * d`, `||d||_2 <= t`, `least <= d <= room`; least None where it is never above 0.
