@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from wassertight.certificates.propagation import hulls
 from wassertight.certificates.propagation.bounds import Bounds
-from wassertight.certificates.propagation.hulls import Cover, Offsets, Planes, Tilted
+from wassertight.certificates.propagation.hulls import Cover, Offsets, Planes
 from wassertight.certificates.propagation.inner import OwnSlopes
+from wassertight.certificates.propagation.layout import flat_rows
+from wassertight.certificates.propagation.leaves import At, Evaluator, Leaves
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
-from wassertight.certificates.propagation.slopes import ascend
+from wassertight.certificates.propagation.sharing import Shared
 from wassertight.certificates.propagation.specification import specification
 from wassertight.certificates.propagation.swaying import Signed, Swayed
-from wassertight.certificates.propagation.whole import Whole
 
 INPUTS, UNITS, ROWS = 5, 7, 3
 
@@ -48,6 +49,17 @@ def _planes(region: Region) -> Planes:
     return Planes(units=torch.arange(UNITS) + 1, rows=rows, top=top, chord=(above / (above + below)).clamp(0, 1))
 
 
+HINGE = 4
+"""Number of the hinge in its graph."""
+
+
+def _diverted(cover: Cover, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is left of rows at the hinge, and rows on all offsets and constants of what is taken."""
+    rest, taken = cover.divert(HINGE, a)
+    part, columns, constant = cover.through({HINGE: taken})
+    return rest, part.new_zeros(*part.shape[:2], INPUTS).index_add(2, columns, part), constant
+
+
 def _excess(cover: Cover, planes: Planes, hinge: tuple[float, float], offsets: Tensor) -> Tensor:
     """How far what replaces `-f(z)` of each unit is below it, (points, rows, units): never below 0 if planes are right."""
     left, right = hinge
@@ -56,88 +68,117 @@ def _excess(cover: Cover, planes: Planes, hinge: tuple[float, float], offsets: T
     for unit in range(UNITS):
         a = torch.zeros(1, ROWS, UNITS + 2, dtype=torch.float64)
         a[:, :, planes.units[unit]] = -1.0
-        rest, row, constant = cover.divert(a)
+        rest, row, constant = _diverted(cover, a)
         share = 1 + rest[0, :, planes.units[unit]]
         exact = -share * torch.maximum(left * z[:, unit], right * z[:, unit])[:, None]
         found.append(exact - (offsets @ row[0].T + constant[0]))
     return torch.stack(found, 2)
 
 
+def _free(rows: int) -> dict[int, Tensor]:
+    return {HINGE: torch.ones(1, rows, UNITS + 2, dtype=torch.bool)}
+
+
 @pytest.mark.parametrize("hinge", [(0.0, 1.0), (0.1, 1.0), (0.2, 0.7)])
-def test_tilted_planes_are_above_the_hinge(hinge: tuple[float, float]) -> None:
+def test_shared_planes_are_above_the_hinge(hinge: tuple[float, float]) -> None:
     region = _region()
-    planes = _planes(region)
-    cover = Tilted(planes, hinge, Offsets(region), ROWS)
+    planes, offsets = _planes(region), Offsets(region)
+    signed = Signed.of(HINGE, planes, hinge, offsets)
+    cover = Shared(signed)
+    points = _inside(region, 500)
+    for_all = cover.rows(_free(ROWS), moves=False)
+    chord = _excess(for_all, planes, hinge, points)
+    assert chord.min() > -1e-12
+    z = points @ planes.rows.T + planes.top
+    low, high = (planes.top - offsets.support(planes.rows), planes.top + offsets.support(planes.rows))
+    left, right = hinge
+    line = left * z + (right - left) * planes.chord * (z - low)  # with equal weights a plane is the chord
+    taken = 0.5 * (line - torch.maximum(left * z, right * z))
+    assert torch.allclose(chord[:, 0][:, high > 0], taken[:, high > 0], atol=1e-9)
     generator = torch.Generator().manual_seed(3)
-    for variable in cover.variables:
+    cover = Shared(signed)
+    for variable in (cover.tilt, cover.kept):
         variable.copy_(torch.rand(variable.shape, dtype=torch.float64, generator=generator))
-    excess = _excess(cover, planes, hinge, _inside(region, 500))
+    excess = _excess(cover.rows(_free(ROWS), moves=False), planes, hinge, points)
     assert excess.min() > -1e-12
     assert excess.amin(0).max() < 0.5  # and not far above
-    held = cover.held(-torch.ones(1, ROWS, UNITS + 2, dtype=torch.float64))
-    free = torch.ones(4, 1, UNITS + 2, dtype=torch.bool)
-    free[0, 0, 3] = False
-    a = -torch.rand(4, 1, UNITS + 2, dtype=torch.float64)
-    rest, row, constant = held.where(free).divert(a)
-    alone = a[:, 0].masked_fill(~free[:, 0], 0.0)
+    values = cover.values(offsets.centre + points[:4])[HINGE]
     for k in range(4):
-        expected = [found[0, 0] for found in cover.divert(alone[k].expand(1, ROWS, -1))]
-        assert torch.allclose(rest[k, 0], expected[0] + a[k, 0] * ~free[k, 0], atol=1e-12)
-        assert torch.allclose(row[k, 0], expected[1], atol=1e-12)
-        assert torch.allclose(constant[k, 0], expected[2], atol=1e-12)
-    other = Tilted(planes.part(torch.arange(1, UNITS)), hinge, Offsets(region), ROWS)
+        z = points[k] @ planes.rows.T + planes.top
+        assert (values[0, k] >= torch.maximum(left * z, right * z) - 1e-12).all()
+    free = torch.ones(1, 4, UNITS + 2, dtype=torch.bool)
+    free[0, 0, 3] = False
+    a = -torch.rand(1, 4, UNITS + 2, dtype=torch.float64)
+    rest, taken = cover.rows({HINGE: free}, moves=False).divert(HINGE, a)
+    assert torch.equal(rest[0, 0, 3], a[0, 0, 3])
+    assert (rest[0, 1:, 3] > a[0, 1:, 3]).all()
+    assert taken.shape == (1, 4, UNITS)
+    other = Shared(Signed.of(HINGE, planes.part(torch.arange(1, UNITS)), hinge, offsets))
     other.resume(cover)
-    assert torch.equal(other.share, cover.share[:, :, 1:])
-    assert torch.allclose(other.shift(other.tilt)[0], cover.shift(cover.tilt)[0][:, :, 1:], atol=1e-9)
+    assert torch.equal(other.kept, cover.kept[:, :, 1:])
+    assert torch.equal(other.tilt, cover.tilt[:, :, 1:])
 
 
 @pytest.mark.parametrize("hinge", [(0.0, 1.0), (0.1, 1.0)])
 def test_swayed_planes_are_above_the_hinge_and_touch_it_at_their_corner(hinge: tuple[float, float]) -> None:
     region = _region()
     planes, offsets = _planes(region), Offsets(region)
-    signed = Signed.of(planes, offsets)
+    signed = Signed.of(HINGE, planes, hinge, offsets)
     generator = torch.Generator().manual_seed(4)
 
     def drawn(*shape: int) -> Tensor:
         return torch.rand(1, ROWS, *shape, dtype=torch.float64, generator=generator)
 
-    loose = Swayed(signed, hinge, drawn(INPUTS), (drawn(UNITS), drawn(UNITS)), drawn(UNITS))
+    loose = Swayed(signed, drawn(INPUTS), (drawn(UNITS), drawn(UNITS)), drawn(UNITS))
     assert _excess(loose, planes, hinge, _inside(region, 500)).min() > -1e-12
     corner = (drawn(INPUTS) > 0.5).double()
     place = (2 * corner - 1) * offsets.reach
-    close = Swayed(signed, hinge, corner, signed.at(corner), torch.zeros(1, ROWS, UNITS, dtype=torch.float64))
+    close = Swayed(signed, corner, signed.at(corner), torch.zeros(1, ROWS, UNITS, dtype=torch.float64))
     points = torch.cat((place[0], _inside(region, 500)))
     excess = _excess(close, planes, hinge, points)
     assert excess.min() > -1e-12
     assert excess[torch.arange(ROWS), torch.arange(ROWS)].max() < 1e-9
-    some = torch.tensor([0, 2])
-    columns = (planes.rows[some] != 0).any(0).nonzero().squeeze(1)
-    part = signed.part(some, columns)
-    for mine, all_of_them in zip(part.at(corner[..., columns]), signed.at(corner), strict=True):
+    some = torch.arange(UNITS) % 2 == 0
+    part = signed.part(some)
+    assert torch.equal(part.columns, (planes.rows[some] != 0).any(0).nonzero().squeeze(1))
+    for mine, all_of_them in zip(part.at(corner[..., part.columns]), signed.at(corner), strict=True):
         assert torch.allclose(mine, all_of_them[..., some])
 
 
 @pytest.mark.parametrize("hinge", [(0.0, 1.0), (0.2, 0.7)])
-@pytest.mark.parametrize("kind", ["tilted", "swayed"])
+@pytest.mark.parametrize("kind", ["shared", "swayed"])
 def test_gradients_of_covers_are_right(kind: str, hinge: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hulls, "_TIE", 1e-12)  # no ties at random weights
     region, generator = _region(), torch.Generator().manual_seed(5)
     planes, offsets = _planes(region), Offsets(region)
     shapes = [(INPUTS,), (UNITS,), (UNITS,), (UNITS,)] if kind == "swayed" else [(UNITS, INPUTS), (UNITS,)]
+    rows = ROWS if kind == "swayed" else 1
     a = -torch.rand(1, ROWS, UNITS + 2, dtype=torch.float64, generator=generator)
-    variables = [torch.rand(1, ROWS, *shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    variables = [torch.rand(1, rows, *shape, dtype=torch.float64, generator=generator) for shape in shapes]
 
     def diverted(a: Tensor, *variables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if kind == "swayed":
             q, first, last, share = variables
-            return Swayed(Signed.of(planes, offsets), hinge, q, (first, last), share).divert(a)
-        cover = Tilted(planes, hinge, offsets, ROWS)
-        tilt, cover.share = variables
-        cover.tilt = tilt.gather(3, cover.columns.expand(1, ROWS, -1, -1))
-        return cover.divert(a)
+            return _diverted(Swayed(Signed.of(HINGE, planes, hinge, offsets), q, (first, last), share), a)
+        cover = Shared(Signed.of(HINGE, planes, hinge, offsets))
+        cover.tilt, cover.kept = variables
+        return _diverted(cover.rows(_free(ROWS), moves=True), a)
 
     inputs = [v.requires_grad_() for v in (a, *variables)]
     assert torch.autograd.gradcheck(diverted, inputs)
+
+
+def test_least_values_of_rows_and_planes_together() -> None:
+    region, generator = _region(), torch.Generator().manual_seed(6)
+    offsets, columns = Offsets(region), torch.tensor([3, 0])
+    rows = torch.randn(2, ROWS, INPUTS, dtype=torch.float64, generator=generator).requires_grad_()
+    planes = torch.randn(2, ROWS, 2, dtype=torch.float64, generator=generator).requires_grad_()
+    least, whole = offsets.least(rows, planes, columns)
+    points = _inside(region, 10)
+    values = (offsets.centre + points) @ rows[1, 2] + points[:, columns] @ planes[1, 2]
+    torch.testing.assert_close(least[1, 2], values.min())  # at one of the corners
+    torch.testing.assert_close(whole[:, :, [1, 2, 4]], rows[:, :, [1, 2, 4]])
+    assert torch.autograd.gradcheck(lambda r, p: offsets.least(r, p, columns)[0], (rows, planes))
 
 
 def _network(seed: int) -> nn.Sequential:
@@ -153,31 +194,38 @@ def _found(model: nn.Module, region: Region) -> tuple[OwnSlopes, Bounds]:
         return propagation, propagation.bounds(region)
 
 
-def test_margins_over_the_whole_region_hold_and_planes_raise_them() -> None:
+def test_bounds_of_leaves_with_planes_hold_and_planes_raise_them() -> None:
     gained = 0.0
     for seed in range(6):
         model, region = _network(seed), _region(seed)
         propagation, bounds = _found(model, region)
         graph, y = propagation.graph, model(region.x).argmax(1)
         spec = specification(y, 3, torch.float64)[0]
-        relaxations, points = propagation.relaxations(bounds), Offsets(region).centre + _inside(region, 20_000)
         assert set(bounds.planes) == {1, 3}
-        whole, targets = Whole(graph, spec), torch.arange(2)
+        evaluator, points = Evaluator(graph), Offsets(region).centre + _inside(region, 20_000)
+        assert evaluator.hinges == [2, 4]
+        leaves = Leaves.first(2, sum(evaluator.sizes), 3, region.x)
+        leaves.target[:] = 0
+        unit = int(flat_rows(propagation.relaxations(bounds)[4].free)[0, 0].to(torch.int8).argmax())  # type: ignore[attr-defined]
+        leaves.sides[0, evaluator.sizes[0] + unit], leaves.sides[1, evaluator.sizes[0] + unit] = 1, -1
         with torch.no_grad():
-            margins, opened = whole.margins(targets, region, bounds, relaxations), whole.target
-            again = whole.margins(targets, region, bounds, relaxations)
-            slopes = ascend(graph, 5, spec[None], region, relaxations, iterations=60).best[0]
-            least = (model(points) @ spec.T).amin(0)
-        for found in (margins, again):
-            assert (found <= least + 1e-9).all()
-        assert (opened < 0) == bool((margins > 0).all())
-        assert opened < 0 or bool(margins[opened] <= 0)
-        assert again.min() >= margins.min().clamp_max(0) - 0.01
-        for index, planes in bounds.planes.items():
-            values = (points - Offsets(region).centre) @ planes.rows.T + planes.top
-            assert (values >= graph.value(index, points)[:, planes.units] - 1e-9).all()
-        if opened >= 0:
-            gained += float((margins - slopes)[opened])
+            signed = propagation.signed(bounds, evaluator.hinges)
+            assert signed is not None
+            at = At(
+                t=0.4, region=region, root=bounds, relaxations=propagation.relaxations(bounds), signed=signed,
+            )  # fmt: skip
+            plain = evaluator.bounds(spec, leaves, at, 60, None).value
+            planes = Shared(signed)
+            raised = evaluator.bounds(spec, leaves, at, 60, planes, moves=True).value
+            again = evaluator.bounds(spec, leaves, at, 10, planes).value
+            values, argument = model(points) @ spec[0], graph.value(3, points)[:, unit]
+        for found in (plain, raised, again):
+            assert found[0] <= values.masked_fill(argument < 0, math.inf).min() + 1e-9
+            assert found[1] <= values.masked_fill(argument > 0, math.inf).min() + 1e-9
+        gained += float((raised - plain).clamp_max(1).sum())
+        for index, part in bounds.planes.items():
+            above = (points - Offsets(region).centre) @ part.rows.T + part.top
+            assert (above >= graph.value(index, points)[:, part.units] - 1e-9).all()
     assert gained > 0.01
 
 
@@ -187,6 +235,4 @@ def test_hinges_that_fall_have_no_planes() -> None:
     region = _region()
     propagation, bounds = _found(model, region)
     assert not bounds.planes
-    spec = specification(model(region.x).argmax(1), 3, torch.float64)[0]
-    margins = Whole(propagation.graph, spec).margins(torch.arange(2), region, bounds, propagation.relaxations(bounds))
-    assert (margins <= (model(Offsets(region).centre + _inside(region, 5_000)) @ spec.T).amin(0) + 1e-9).all()
+    assert propagation.signed(bounds, [2]) is None

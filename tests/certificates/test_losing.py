@@ -13,8 +13,8 @@ from wassertight.certificates.propagation.losing import losses
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
+from wassertight.certificates.propagation.sharing import Shared
 from wassertight.certificates.propagation.slopes import ascend
-from wassertight.certificates.propagation.whole import Whole
 from wassertight.types import Bounds as Box
 
 BOX = (0.0, 1.0)
@@ -52,23 +52,24 @@ def test_losses_sum_to_the_gap_at_the_input_the_rows_are_least_at(r: float, box:
     with torch.no_grad():
         region = Region.of(x, torch.tensor([t], dtype=torch.float64), r, box)
         bounds = inner.bounds(region)
-        relaxations, whole = inner.relaxations(bounds), Whole(graph, spec)
-        spread = whole.margins(torch.arange(2), region, bounds, relaxations)
-        covers = whole.covers(relaxations) if planes else None
-        assert planes <= bool(covers)
-        rows = spec[whole.target].expand(3, 1, 3)  # the same leaf three times
-        wide = Region(
-            **{**vars(region), **{k: getattr(region, k).expand(3, *x.shape[1:]) for k in ("x", "low", "high")}}
-        )
-        ascent = ascend(graph, len(graph.nodes) - 1, rows, wide, relaxations, iterations=0, covers=covers)
-        lost = losses(graph, region, ascent, relaxations, covers or {})
-        point = region.lowest(ascent.seen[0][:1])[:, 0]
-        value = (spec[whole.target] * graph.logits(point)).sum()
-    total = sum((part.clamp_min(0).flatten(1).sum(1) for part in lost.values()), torch.zeros(3, dtype=torch.float64))
-    assert spread.min() < 0
-    assert total.min() > 0.01
-    torch.testing.assert_close(ascent.best.squeeze(1) + total, value.expand(3), rtol=0, atol=1e-9)
-    assert all(bool((part[~relaxations[k].free[:, 0].expand_as(part)] == -1).all()) for k, part in lost.items())  # type: ignore[attr-defined]
+        relaxations, signed = inner.relaxations(bounds), inner.signed(bounds, [2, 4])
+        assert planes <= (signed is not None)
+        cover = None
+        if planes and signed is not None:
+            cover = Shared(signed)
+            cover.tilt.uniform_()
+            free = {k: relaxations[k].free.expand(1, 2, *graph.nodes[k].shape) for k in (2, 4)}  # type: ignore[attr-defined]
+            cover.rows(free, moves=False)
+        ascent = ascend(graph, len(graph.nodes) - 1, spec[None], region, relaxations, iterations=0, cover=cover)
+        lost = losses(graph, region, ascent, relaxations, cover)
+        points = region.lowest(ascent.seen[0])[0]
+        values = (spec * graph.logits(points)).sum(1)
+    total = sum((part.clamp_min(0).flatten(1).sum(1) for part in lost.values()), torch.zeros(2, dtype=torch.float64))
+    assert total.max() > 0.01
+    torch.testing.assert_close(ascent.best[0] + total, values, rtol=0, atol=1e-9)
+    for k, part in lost.items():
+        decided = ~relaxations[k].free[:, 0].expand_as(part)  # type: ignore[attr-defined]
+        assert bool((part[decided] == -1).all())
 
 
 @pytest.mark.parametrize("r", [1.0, 2.0, math.inf])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from random_networks import Grown, region_points
 from wassertight.certificates import InputSplit, LinearPropagation
 from wassertight.certificates.propagation import growing
-from wassertight.certificates.propagation.growing import Effort, Trial, grow
+from wassertight.certificates.propagation.growing import Effort, Trial, Until, grow
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
@@ -226,7 +226,7 @@ def test_finished_cells_lie_in_the_ball(r: float) -> None:
 def test_growing_meets_what_can_be_proved() -> None:
     tried = []
 
-    def verify(t: float, deadline: float) -> Trial:
+    def verify(t: float, until: Until) -> Trial:
         tried.append(t)
         return Trial(proved=t if t <= 0.37 else 0.0, ceiling=t if t > 0.4 else math.inf)
 
@@ -249,7 +249,7 @@ def test_growing_meets_what_can_be_proved() -> None:
     assert grow(lambda t, _: Trial(proved=math.inf), 0.1, math.inf, 1e-3, 60.0) == math.inf
     begun = time.perf_counter()
     assert grow(lambda t, _: Trial(proved=t if t < 1e-6 else 0.0), 0.0, math.inf, 1e-3, 0.1) < 1e-6
-    assert 0.1 <= time.perf_counter() - begun < 1
+    assert time.perf_counter() - begun < 10
 
 
 def test_bad_settings_are_told() -> None:
@@ -263,10 +263,10 @@ def test_progress_foretells_when_a_bound_is_positive(monkeypatch: pytest.MonkeyP
     now = 0.0
     monkeypatch.setattr(growing.time, "perf_counter", lambda: now)
 
-    def given_up(deadline: float, gain: float) -> float:
+    def given_up(due: float, gain: float, end: float | None = None) -> float:
         nonlocal now
         now = 0.0
-        progress = growing.Progress(deadline)
+        progress = growing.Progress(Until(due=due, end=due if end is None else end))
         for step in range(1, 400):
             now = 0.1 * step
             bound = -1 + gain * math.log2(now)  # a fifth a doubling: positive after 32 seconds
@@ -278,6 +278,8 @@ def test_progress_foretells_when_a_bound_is_positive(monkeypatch: pytest.MonkeyP
 
     assert given_up(40.0, 0.2) == math.inf
     assert given_up(16.0, 0.2) == pytest.approx(16.1)  # late, but not by much
+    assert given_up(16.0, 0.2, end=40.0) == math.inf
+    assert given_up(16.0, 0.2, end=24.0) == pytest.approx(16.1)
     assert given_up(6.0, 0.2) < 1.5
     assert given_up(16.0, 0.0) < 3
     assert given_up(0.05, 0.2) == pytest.approx(0.1)

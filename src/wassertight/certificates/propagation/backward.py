@@ -33,7 +33,7 @@ def lower_bounds(
     *,
     tight: bool,
     multipliers: Mapping[int, tuple[Tensor, Tensor]] | None = None,
-    covers: Mapping[int, Cover] | None = None,
+    cover: Cover | None = None,
     seen: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Proved lower bounds of `<a, v>` over the region, v the value of a node.
@@ -44,20 +44,34 @@ def lower_bounds(
         tight: whether ball and box are met together at the input, or only the better of the two is used.
         multipliers: for some nodes signed Lagrange multipliers b (n, m, *shape) and points s: `<b, v - s>` is added to
             the row, which is sound where the node's values satisfy `<b, v - s> <= 0`.
-        covers: of some hinges, what takes a part of their rows straight to the input.
+        cover: what takes a part of the rows at some hinges straight to the input.
         seen: filled with the rows that arrive at every operation that is not affine, and at the input.
 
     Returns:
         (n, m).
     """
-    if covers:
-        region = region.double()
-    whole = multipliers is not None or covers is not None or seen is not None
+    whole = multipliers is not None or cover is not None or seen is not None
     found = []
     for part in (a,) if whole else torch.split(a, rows_at_once(graph, start, len(a), a.device), dim=1):
-        rows, constant = _pulled(graph, start, part, relaxations, multipliers or {}, covers or {}, seen)
-        found.append(constant if rows is None else (constant + region.minimum(rows, tight=tight)).to(a.dtype))
+        taken: dict[int, Tensor] = {}
+        rows, constant = _pulled(graph, start, part, relaxations, multipliers or {}, cover, taken, seen)
+        if cover is not None and taken:
+            found.append(constant + _with_planes(rows, cover, taken, graph, seen))
+        else:
+            found.append(constant if rows is None else constant + region.minimum(rows, tight=tight))
     return torch.cat(found, 1)
+
+
+def _with_planes(
+    rows: Tensor | None, cover: Cover, taken: Mapping[int, Tensor], graph: Graph, seen: dict[int, Tensor] | None
+) -> Tensor:
+    """Least values (n, m) of rows on the input together with what was taken from them on the way."""
+    planes, columns, shift = cover.through(taken)
+    flat = planes.new_zeros(*planes.shape[:2], math.prod(graph.source)) if rows is None else flat_rows(rows)
+    least, whole = cover.offsets.least(flat, planes, columns)
+    if seen is not None:
+        seen[0] = raised_rows(whole, graph.source)
+    return least + shift
 
 
 def _pulled(
@@ -66,15 +80,15 @@ def _pulled(
     a: Tensor,
     relaxations: Mapping[int, Relaxation],
     multipliers: Mapping[int, tuple[Tensor, Tensor]],
-    covers: Mapping[int, Cover],
+    cover: Cover | None,
+    taken: dict[int, Tensor],
     seen: dict[int, Tensor] | None,
 ) -> tuple[Tensor | None, Tensor]:
     """Rows on the input (n, m, *source), None where nothing depends on it, and the constant (n, m).
 
-    Both are float64 if something was diverted: its constant cancels most of what its rows give.
+    `taken` is filled with what the cover takes at its hinges.
     """
     n, m = a.shape[:2]
-    diverted: list[Tensor] = []
     constant = a.new_zeros(n, m)
     rows: dict[int, Tensor] = {start: a}
     for index in range(start, 0, -1):
@@ -94,19 +108,12 @@ def _pulled(
         else:
             if seen is not None:
                 seen[index] = a
-            if index in covers:
-                a, planes, shift = covers[index].divert(a)
-                diverted.append(planes)
-                constant, centre = constant + shift, covers[index].centre
+            if cover is not None and index in cover.units:
+                a, taken[index] = cover.divert(index, a)
             pulled, shift = relaxations[index].pull(a)
             constant = constant + shift
         for parent, part in zip(node.parents, pulled, strict=True):
             rows[parent] = rows[parent] + part if parent in rows else part
-    if diverted:
-        planes = sum(diverted[1:], diverted[0]).double()
-        constant = constant - planes @ centre
-        planes = raised_rows(planes, graph.source)
-        rows[0] = rows[0] + planes if 0 in rows else planes
     if seen is not None and 0 in rows:
         seen[0] = rows[0]
     return rows.get(0), constant
@@ -132,6 +139,6 @@ def row_norms(graph: Graph, index: int, r: float, like: Tensor) -> Tensor:
     units, norms = math.prod(shape), []
     for part in torch.split(torch.arange(units, device=like.device), rows_at_once(graph, index, 1, like.device)):
         a = functional.one_hot(part, units).to(like.dtype).view(1, len(part), *shape)
-        rows, _ = _pulled(graph, index, a, {}, {}, {}, None)
+        rows, _ = _pulled(graph, index, a, {}, {}, None, {}, None)
         norms.append(like.new_zeros(len(part)) if rows is None else norm(rows[0].flatten(1), conjugate(r)))
     return torch.cat(norms).view(shape)

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_STEP, _SMALL, _QUICK = 0.4, 0.06, 0.1
-"""Steps in radii, or in gaps below the ceiling if these are smaller; and which part of all time counts as quick."""
+_STEP, _LEAST = 0.4, 0.04
+"""Largest and smallest steps in radii; the largest one also in gaps below the ceiling."""
+_PACE = 0.03
+"""Step for which the work of a trial is taken to double."""
 _NEAR = 0.01
 """Relative distance of a failure at which radii beyond it are tried again, as more time may do."""
 _REST = 0.4
@@ -51,39 +53,52 @@ class Trial:
         proved: a radius proved by it; 0 where it failed.
         ceiling: a radius beyond which nothing can be proved, the distance of an input answered otherwise.
         spent: whether nothing is left to search with.
+        work: seconds of it that a larger radius would multiply.
     """
 
     proved: float = 0.0
     ceiling: float = math.inf
     spent: bool = False
+    work: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Until:
+    """When a trial is to end, by `time.perf_counter`: at `due`, or at `end` if it is all but done."""
+
+    due: float
+    end: float
 
 
 class Progress:
-    """Foretells whether the worst bound of a growing tree reaches zero before a deadline.
+    """Foretells whether the worst bound of a growing tree reaches zero in time.
 
     Bounds rise about as the logarithm of time: what the last doubling of time gained is what the next one will.
 
     Args:
-        deadline: of `time.perf_counter`.
+        until: when time is over.
     """
 
-    def __init__(self, deadline: float) -> None:
-        self.begun, self.deadline = time.perf_counter(), deadline
+    def __init__(self, until: Until) -> None:
+        self.begun, self.until = time.perf_counter(), until
         self.looks: list[tuple[float, float]] = []
 
     def hopeless(self, bound: float) -> bool:
-        """Whether the deadline has passed, or will pass before a bound that is `bound` < 0 by now is positive."""
-        now = time.perf_counter()
+        """Whether time is over, or will be before a bound that is `bound` < 0 by now is positive."""
+        now, late = time.perf_counter(), time.perf_counter() > self.until.due
         self.looks.append((now - self.begun, bound))
         before = [b for t, b in self.looks if t <= self.looks[-1][0] / 2]
-        if now > self.deadline or len(before) < _LOOKS or now - self.begun < _EARLY * (self.deadline - self.begun):
-            return now > self.deadline
+        if now > self.until.end or len(before) < _LOOKS:
+            return late
+        if now - self.begun < _EARLY * (self.until.due - self.begun):
+            return False
         doublings = -bound / max(bound - before[-1], 1e-9 * abs(bound) + 1e-300)
-        return doublings > _DOUBT + math.log2(max(self.deadline - self.begun, 1e-9) / max(now - self.begun, 1e-9))
+        last, doubt = (self.until.end, 0.0) if late else (self.until.due, _DOUBT)
+        return doublings > doubt + math.log2(max(last - self.begun, 1e-9) / max(now - self.begun, 1e-9))
 
 
 def grow(
-    verify: Callable[[float, float], Trial],
+    verify: Callable[[float, Until], Trial],
     proved: float,
     ceiling: float,
     tolerance: float,
@@ -92,36 +107,39 @@ def grow(
 ) -> float:
     """The largest radius that `verify` proves within `seconds`; never below `proved`.
 
-    Radii grow by two fifths as long as trials are quick, by small steps after others, and never past the ceiling. Below a
-    failure the gap is halved; where little is left of it, radii beyond are tried again, as a failure may have been want
-    of time alone. Trials are not begun where time is left for less than the shortest one took.
+    Radii grow by two fifths first, then by the more the less work they were, and never past the ceiling. Below a failure
+    the gap is halved; where little is left of it, radii beyond are tried again, as a failure may have been want of time
+    alone. Trials are not begun where less time is left than one took without the work that a larger radius multiplies.
 
     Args:
-        verify: called with a radius and the time (of `time.perf_counter`) at which it has to give up.
+        verify: called with a radius and when it has to give up.
         proved: a radius already proved.
         ceiling: no larger radius can be proved (an attack's distance); inf where none is known.
         tolerance: relative width of the bracket at which the search is done.
         goal: the one radius that matters; all time goes to it, in several trials if the first ones give up early.
     """
     end = time.perf_counter() + seconds
-    low, high, failed, share, cost = proved, ceiling, math.inf, _STEP, math.inf
+    low, high, failed, share, cost, work = proved, ceiling, math.inf, _STEP, math.inf, 1e-3 * seconds
     while low * (1 + tolerance) < high if goal is None else low < goal <= high:
-        room = min(high - low, max(low, _FIRST))
-        t = low + (share * room if failed == math.inf else 0.5 * (failed - low))
+        step = min(share * max(low, _FIRST), _STEP * (high - low))
+        t = low + (step if failed == math.inf else 0.5 * (failed - low))
         now = time.perf_counter()
         left = end - now
         if left <= 0 or (cost < math.inf and left < cost):
             break
-        trial = verify(goal or t, end if _REST * left < cost < math.inf else end - _REST * left)
+        due = end if _REST * left < cost < math.inf else end - _REST * left
+        trial = verify(goal or t, Until(due=due, end=end))
         took = time.perf_counter() - now
         high = min(high, trial.ceiling)
-        cost = min(cost, took)
+        cost, work = min(cost, took - trial.work), work + trial.work
         if trial.proved > low:
-            low, share = trial.proved, share if took < _QUICK * seconds else min(share, _SMALL)
+            low = trial.proved
+            next_one = (1 - _REST) * (left - took) - (took - trial.work)
+            share = min(max(_PACE * math.log2(max(next_one, 1e-9) / work), _LEAST), _STEP)
             continue
         if trial.spent:
             break
-        failed, share = t, max(min(0.5 * share, _SMALL), tolerance)
+        failed, share = t, max(min(0.5 * share, _LEAST), tolerance)
         if failed <= low * (1 + max(tolerance, _NEAR)):
             failed = math.inf
     return low

@@ -11,15 +11,17 @@ varies. At an extreme point of the region the envelope is the hinge itself, and 
 chord loses there what the best plane does not.
 
 For one layer over a box these are the inequalities of Anderson et al. (1811.01988); Tjandraatmadja et al. (2006.14076)
-choose one of them a unit. Here A is a linear bound of any argument in the network's input, t is raised by gradients, and
-a unit may have its row divided between plane and chord.
+choose one of them a unit. Here A is a linear bound of any argument in the network's input, t is raised by gradients
+(`swaying`), and a unit may have its row divided between plane and chord.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,36 +57,81 @@ class Offsets:
     """The box round the region of one sample, about its middle.
 
     Attributes:
-        centre: float64 (inputs,).
+        centre: (inputs,).
         reach: half the widths, (inputs,).
     """
 
     def __init__(self, region: Region) -> None:
-        low, high = flat_maps(region.low)[0].double(), flat_maps(region.high)[0].double()
+        low, high = flat_maps(region.low)[0], flat_maps(region.high)[0]
         self.centre = (low + high) / 2
-        self.reach = torch.maximum(high - self.centre, self.centre - low).to(region.low.dtype)
+        far = torch.maximum(high.double() - self.centre, self.centre - low.double())
+        self.reach = far.to(low.dtype) * (1 + torch.finfo(low.dtype).eps)
 
     def support(self, a: Tensor) -> Tensor:
         """`max <a, d>` over the box, for coefficients (..., inputs)."""
         return a.abs() @ self.reach
 
+    def least(self, rows: Tensor, planes: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """`min <rows, centre + d> + <planes, d>` over the box, (n, m), and the coefficients of d together.
 
-@runtime_checkable
-class Cover(Protocol):
-    """What takes a part of the rows that arrive at a hinge from below through planes on the input.
+        Args:
+            rows: (n, m, inputs).
+            planes: (n, m, k), of some coordinates.
+            columns: which, (k,).
+        """
+        found: tuple[Tensor, Tensor] = _Least.apply(rows, planes, columns, self)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _Least(torch.autograd.Function):
+    """See `Offsets.least`; the coefficients have no gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, planes: Tensor, columns: Tensor, offsets: Offsets) -> tuple[Tensor, Tensor]:
+        whole = rows + planes if len(columns) == rows.shape[2] else rows.index_add(2, columns, planes)
+        ctx.save_for_backward(whole, columns)
+        ctx.offsets = offsets
+        ctx.mark_non_differentiable(whole)
+        return rows @ offsets.centre - offsets.support(whole), whole
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        whole, columns = ctx.saved_tensors
+        on_least, offsets = grads[0][..., None], ctx.offsets
+        turned = whole.sign().mul_(offsets.reach).mul_(-on_least)
+        return torch.addcmul(turned, on_least, offsets.centre), turned.index_select(2, columns), None, None
+
+
+class Cover(ABC):
+    """What takes a part of the rows that arrive at some hinges from below through planes on the input.
 
     Attributes:
-        variables: what an ascent may move, in [0, 1]; one entry a row in their second dimension.
-        centre: of the region, float64 (inputs,).
+        offsets: of the region.
+        units: which arguments of a hinge have planes, by hinge, numbered as `layout.flat_rows` does.
     """
 
-    @property
-    def variables(self) -> list[Tensor]: ...
-    @property
-    def centre(self) -> Tensor: ...
+    offsets: Offsets
+    units: Mapping[int, Tensor]
 
-    def divert(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (n, m, *shape) to what is left of them, rows (n, m, inputs) on offsets, and the constant (n, m)."""
+    @property
+    def variables(self) -> list[Tensor]:
+        """What an ascent may move, in [0, 1]; one entry a row in their second dimension."""
+        return []
+
+    @abstractmethod
+    def share(self, hinge: int) -> Tensor:
+        """Of what arrives from below, the part that goes through planes, (U,) or (n, m, U)."""
+
+    def divert(self, hinge: int, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (n, m, *shape) that arrive at a hinge to what is left of them, and what is taken (n, m, U)."""
+        units = self.units[hinge]
+        flat = flat_rows(a)
+        taken = flat[:, :, units].clamp_max(0) * self.share(hinge)
+        return raised_rows(flat.index_add(2, units, -taken), tuple(a.shape[2:])), taken
+
+    @abstractmethod
+    def through(self, taken: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """What is taken, as rows (n, m, k) on offsets at columns (k,), and constants (n, m)."""
 
 
 _TIE = 0.1
@@ -97,134 +144,6 @@ def leaning(flat: Tensor, steep: Tensor, reach: Tensor) -> Tensor:
     Planes that touch their hinge begin with a tie, and ascents do better when they do not take sides there.
     """
     return ((flat - steep) / (_TIE * reach)).clamp(-1, 1)
-
-
-class Tilted:
-    """Planes whose weights are variables, for few rows of one sample over a box.
-
-    Args:
-        planes: of the hinge's arguments.
-        hinge: its slopes, 0 <= left <= right.
-        offsets: the region.
-        rows: how many.
-    """
-
-    def __init__(self, planes: Planes, hinge: tuple[float, float], offsets: Offsets, rows: int) -> None:
-        self.planes, self.hinge, self.centre, self.inputs = planes, hinge, offsets.centre, planes.rows.shape[1]
-        present = planes.rows != 0
-        width = int(present.sum(1).max())
-        self.columns = present.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        self.a = planes.rows.gather(1, self.columns)
-        self.most = self.a.abs() * offsets.reach[self.columns]
-        count = len(planes.units)
-        self.slack = slack_of(self.a, self.most, planes.top, count)
-        self.tilt = planes.chord[:, None].expand(1, rows, count, width).contiguous()
-        self.share = planes.rows.new_full((1, rows, count), 0.5)
-
-    @property
-    def variables(self) -> list[Tensor]:
-        """Weights (1, m, U, k) and the shares that stay with the chord (1, m, U)."""
-        return [self.tilt, self.share]
-
-    def resume(self, other: Tilted) -> None:
-        """Start where another cover of the same hinge, with as many rows, ended."""
-        place = torch.full((int(max(self.planes.units.max(), other.planes.units.max())) + 1,), -1, device=self.a.device)
-        place[other.planes.units] = torch.arange(len(other.planes.units), device=self.a.device)
-        mine = place[self.planes.units]
-        dense = self.a.new_full((1, len(other.tilt[0]), len(other.planes.units) + 1, self.inputs), torch.nan)
-        dense[:, :, :-1].scatter_(3, other.columns.expand_as(other.tilt), other.tilt)
-        old = dense[:, :, mine].gather(3, self.columns.expand_as(self.tilt))
-        self.tilt = torch.where(old.isnan(), self.tilt, old)
-        self.share = torch.where(mine < 0, self.share, other.share[:, :, mine.clamp_min(0)])
-
-    def divert(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rest, taken = taken_from(a, self.planes.units, 1 - self.share)
-        row, constant = _Through.apply(self.tilt, taken, self)  # type: ignore[no-untyped-call]
-        return rest, row, constant
-
-    def shift(self, tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Constants (1, m, U) of the planes, and which line they come from (see `leaning`)."""
-        (left, right), top = self.hinge, self.planes.top
-        taken = torch.einsum("nmuk,uk->nmu", tilt, self.most)
-        flat, steep = left * top + (right - left) * taken, right * top + (right - left) * (self.most.sum(1) - taken)
-        return torch.maximum(flat, steep) + self.slack, leaning(flat, steep, self.most.sum(1))
-
-    def held(self, arrived: Tensor) -> Held:
-        """The planes of the first row as they are, of the units that this row (1, m, *shape) sends anything through."""
-        with torch.no_grad():
-            (left, right), (shift, _) = self.hinge, self.shift(self.tilt)
-            used = (flat_rows(arrived)[0, 0, self.planes.units] < 0) & (self.share[0, 0] < 1)
-            columns = self.columns[used]
-            coefficients = (left + (right - left) * self.tilt[0, 0, used]) * self.a[used]
-            dense = coefficients.new_zeros(len(coefficients), self.inputs).scatter_(1, columns, coefficients)
-            return Held(
-                units=self.planes.units[used], coefficients=dense, shift=shift[0, 0, used],
-                share=1 - self.share[0, 0, used], centre=self.centre,
-            )  # fmt: skip
-
-
-class _Through(torch.autograd.Function):
-    """Rows and constants of what goes through tilted planes; every large tensor is read as seldom as can be."""
-
-    @staticmethod
-    def forward(ctx: Any, tilt: Tensor, taken: Tensor, cover: Tilted) -> tuple[Tensor, Tensor]:
-        left, right = cover.hinge
-        shift, side = cover.shift(tilt)
-        ctx.save_for_backward(tilt, taken, shift, side)
-        ctx.cover = cover
-        parts = (tilt * cover.a).mul_((right - left) * taken[..., None])
-        if left:
-            parts += left * taken[..., None] * cover.a
-        row = taken.new_zeros(*taken.shape[:2], cover.inputs)
-        row.scatter_add_(2, cover.columns.flatten().expand(*taken.shape[:2], -1), parts.flatten(2))
-        return row, (taken * shift).sum(2)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (tilt, taken, shift, side), cover = ctx.saved_tensors, ctx.cover
-        (left, right), (on_row, on_constant) = cover.hinge, grads
-        met = on_row[:, :, cover.columns].mul_(cover.a)
-        on_taken = (right - left) * torch.einsum("nmuk,nmuk->nmu", tilt, met) + on_constant[..., None] * shift
-        if left:
-            on_taken += left * met.sum(3)
-        turn = (side * on_constant[..., None])[..., None]
-        met.addcmul_(turn, cover.most)
-        return met.mul_((right - left) * taken[..., None]), on_taken, None
-
-
-@dataclass(kw_only=True)
-class Held:
-    """Fixed planes.
-
-    Attributes:
-        units: (U,).
-        coefficients: (U, inputs).
-        shift: (U,).
-        share: of a row that goes through the planes, (U,) or (n, m, U).
-        centre: of the region.
-    """
-
-    units: Tensor
-    coefficients: Tensor
-    shift: Tensor
-    share: Tensor
-    centre: Tensor
-    variables: list[Tensor] = field(default_factory=list)
-
-    def where(self, free: Tensor) -> Held:
-        """The planes of units that are free (n, m, *shape)."""
-        return replace(self, share=torch.where(flat_rows(free)[:, :, self.units], self.share, 0.0))
-
-    def divert(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rest, taken = taken_from(a, self.units, self.share)
-        return rest, taken @ self.coefficients, taken @ self.shift
-
-
-def taken_from(a: Tensor, units: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows without the share of their negative entries that is taken, and that (n, m, U)."""
-    flat = flat_rows(a)
-    taken = flat[:, :, units].clamp_max(0) * share
-    return raised_rows(flat.index_add(2, units, -taken), tuple(a.shape[2:])), taken
 
 
 def slack_of(a: Tensor, reach: Tensor, top: Tensor, units: int) -> Tensor:

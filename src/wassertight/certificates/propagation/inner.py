@@ -33,7 +33,7 @@ _NEW, _KNOWN = (3, 0.4), (1, 0.1)
 """Gradient steps and the first one's size, for units met for the first time, and for others in the first regions."""
 _REGIONS = 4
 """How many regions that is."""
-_TOGETHER = 64
+_TOGETHER = 128
 """Units raised at once, two rows each."""
 _HELD = 10**8
 """Numbers kept at most, of all units together."""
@@ -66,6 +66,7 @@ class OwnSlopes(Propagation):
         """Begin with another sample."""
         self.evaluations = self._held = self._regions = 0
         self._kept: dict[int, Kept] = {}
+        self._place: dict[int, Tensor] = {}  # of a unit, the first of its two rows
 
     @property
     def settled(self) -> bool:
@@ -118,45 +119,49 @@ class OwnSlopes(Propagation):
         hinges = [k for k in sorted(self.graph.ancestors[index]) if steerable(self.graph.nodes[k].operation)]
         if not hinges or time.perf_counter() > self._end:
             return parts
-        relaxations = self.relaxations(found, below=index)
-        signed = {k: planes for k in hinges if (planes := self._planes(k, found)) is not None}
+        relaxations, signed = self.relaxations(found, below=index), self.signed(found, hinges)
         if index not in self._kept:
-            self._kept[index] = Kept(self.graph, hinges, len(low), low)
-        kept, shape = self._kept[index], self.graph.nodes[index].shape
-        known = kept.place[units] >= 0
+            self._kept[index] = Kept(self.graph, hinges, low)
+            self._place[index] = torch.full_like(low, -1, dtype=torch.long)
+        kept, place, shape = self._kept[index], self._place[index], self.graph.nodes[index].shape
+        known = place[units] >= 0
         new = units[~known]
-        if self._held + len(new) * kept.cost <= _HELD:
-            self._held += len(new) * kept.cost
-            kept.add(new)
+        if self._held + 2 * len(new) * kept.cost <= _HELD:
+            self._held += 2 * len(new) * kept.cost
+            place[new] = kept.add(2 * len(new))[::2]
         later = _KNOWN if self._regions <= _REGIONS else (0, 0.0)
         for group, (steps, rate) in ((units[known], later), (new, _NEW)):
-            for part in torch.split(group[kept.place[group] >= 0], _TOGETHER):
+            for part in torch.split(group[place[group] >= 0], _TOGETHER):
                 if len(part) == 0 or time.perf_counter() > self._end:
                     break
-                hot, rows = _hot(part, shape, region), kept.rows(part)
+                hot, rows = _hot(part, shape, region), torch.cat((place[part], place[part] + 1))
                 a, seen = torch.cat((hot, -hot), 1), dict[int, Tensor]()
                 if group is new:
                     lower_bounds(self.graph, index, a, region, relaxations, tight=False, seen=seen)
-                covers = kept.covers(rows, signed, relaxations, seen or None)
+                cover = None if signed is None else kept.cover(rows, signed, seen or None)
                 ascent = ascend(
                     self.graph, index, a, region, relaxations, iterations=steps, rate=rate, tight=False,
-                    choices=kept.choices(rows), covers=covers or None, keep_rows=index in self.covered,
+                    choices=kept.choices(rows), cover=cover, keep_rows=index in self.covered,
                 )  # fmt: skip
                 self.evaluations += len(rows) * (steps + 1)
-                kept.keep(rows, ascent, covers)
+                kept.keep(rows, ascent, cover)
                 ends = ascent.best.view(2, len(part))
                 low[part] = torch.maximum(low[part], ends[0])
                 high[part] = torch.minimum(high[part], -ends[1])
                 if ascent.rows is not None:
-                    parts.append((part, -flat_rows(ascent.rows)[0, len(part) :].to(low.dtype), -ends[1]))
+                    parts.append((part, -flat_rows(ascent.rows)[0, len(part) :], -ends[1]))
         return parts
 
-    def _planes(self, hinge: int, found: Bounds) -> Signed | None:
-        """Planes of a hinge's arguments, if there are any."""
-        planes = found.planes.get(self.graph.nodes[hinge].parents[0])
-        if planes is not None and hinge not in self._signed:
-            self._signed[hinge] = Signed.of(planes, self._offsets)
-        return self._signed.get(hinge)
+    def signed(self, found: Bounds, hinges: list[int]) -> Signed | None:
+        """Planes of all arguments of hinges over the region last bounded, if there are any."""
+        for k in hinges:
+            planes, operation = found.planes.get(self.graph.nodes[k].parents[0]), self.graph.nodes[k].operation
+            if planes is not None and k not in self._signed:
+                assert steerable(operation)
+                slopes = float(operation.left), float(operation.right)
+                self._signed[k] = Signed.of(k, planes, slopes, self._offsets)
+        parts = [self._signed[k] for k in hinges if k in self._signed]
+        return Signed.joined(parts) if parts else None
 
 
 def _hot(units: Tensor, shape: tuple[int, ...], region: Region) -> Tensor:

@@ -40,12 +40,6 @@ class Region:
             low, high = low.clamp_min(bounds[0]), high.clamp_max(bounds[1])
         return cls(x=x, t=t, r=r, low=low, high=high)
 
-    def double(self) -> Region:
-        """The same in float64."""
-        if self.x.dtype == torch.float64:
-            return self
-        return Region(x=self.x.double(), t=self.t.double(), r=self.r, low=self.low.double(), high=self.high.double())
-
     def split(self, size: int) -> list[Region]:
         """The regions of so many samples at once."""
         parts = (torch.split(v, size) for v in (self.x, self.t, self.low, self.high))

@@ -29,7 +29,7 @@ from wassertight.types import InputError
 
 _CLOSED = 0.01
 """A bracket narrower than this, relatively, is not worth branching."""
-_INNER = 0.25
+_INNER = 0.4
 """Share of a sample's time that inner bounds may take at one radius."""
 
 

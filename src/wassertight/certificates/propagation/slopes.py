@@ -59,7 +59,7 @@ def ascend(
     choices: Mapping[int, Tensor] | None = None,
     held: Mapping[int, Tensor] | None = None,
     sides: Mapping[int, Tensor] | None = None,
-    covers: Mapping[int, Cover] | None = None,
+    cover: Cover | None = None,
     offset: Tensor | None = None,
     tight: bool = True,
     keep_rows: bool = False,
@@ -72,7 +72,8 @@ def ascend(
         rate: first step in slopes.
         choices, held: where to start; CROWN's own slopes (also for NaN) and 0 without.
         sides: for split nodes +1 where the argument is known >= 0, -1 where <= 0, else 0, (n, m, *shape).
-        covers: as for `lower_bounds`; their variables end where the best was seen.
+        cover: as for `lower_bounds`; its variables end where the best was seen, those that rows share where the sum was
+            best.
         offset: (n, m) added to bounds to decide which rows are settled (bound + offset > 0) and need no more ascent;
             without it all rows go through all steps.
         tight: of the last evaluation, as for `lower_bounds`.
@@ -98,9 +99,8 @@ def ascend(
         )
         for index, side in sides.items()
     }
-    moved = [v for cover in (covers or {}).values() for v in cover.variables]
+    moved = [] if cover is None else cover.variables
     variables = [*free.values(), *prices.values(), *moved]
-    region = region.double() if covers else region
     count = len(free) + len(prices)
     groups = [{"params": part, "share": share} for part, share in ((variables[:count], 1.0), (moved, _TILT)) if part]
     optimizer = (
@@ -112,6 +112,7 @@ def ascend(
     kept = list(variables)
     seen: dict[int, Tensor] = {}
     rows: Tensor | None = None
+    sums: list[float] = []
     for step in range(iterations + 1):
         last = step == iterations
         with torch.enable_grad():
@@ -125,12 +126,17 @@ def ascend(
             seen = {}
             value = lower_bounds(
                 graph, start, a, region, lines,
-                tight=tight and last, multipliers=multipliers, covers=covers, seen=seen,
+                tight=tight and last, multipliers=multipliers, cover=cover, seen=seen,
             )  # fmt: skip
             total = value.sum()
-        better = value.detach() > best
+        better, sums = value.detach() > best, [*sums, float(total)]
         best = torch.where(better, value.detach(), best)
-        kept = [torch.where(_wide(better, v), v.detach(), old) for v, old in zip(variables, kept, strict=True)]
+        kept = [
+            torch.where(_wide(better, v), v.detach(), old)
+            if v.shape[1] == shape[1]
+            else (v.detach().clone() if sums[-1] == max(sums) else old)
+            for v, old in zip(variables, kept, strict=True)
+        ]
         if keep_rows and 0 in seen:
             rows = seen[0].detach() if rows is None else torch.where(_wide(better, rows), seen[0].detach(), rows)
         if last or optimizer is None or (offset is not None and bool((best + offset > 0).all())):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.backward import lower_bounds
-from wassertight.certificates.propagation.growing import Effort, Trial, grow
+from wassertight.certificates.propagation.growing import Effort, Trial, Until, grow
 from wassertight.certificates.propagation.propagation import Propagation
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.specification import specification
@@ -100,14 +100,16 @@ class InputSearch:
         self.converged &= radius * (1 + 2 * self.effort.tolerance) >= self.ceiling
         return radius
 
-    def _verify(self, t: float, deadline: float) -> Trial:
+    def _verify(self, t: float, until: Until) -> Trial:
         """Whether every cell is proved at radius t; divides cells on the way."""
         ball = Region.of(self.x, self.x.new_full((1,), t), self.propagation.r, self.box)
         old = torch.ones(len(self.cells), dtype=torch.bool, device=self.x.device)
+        begun = time.perf_counter()
         while True:
             waiting = self.cells.reached < t
             if not bool(waiting.any()):
-                return Trial(proved=math.inf if bool(self.cells.reached.isinf().all()) else t)
+                proved = math.inf if bool(self.cells.reached.isinf().all()) else t
+                return Trial(proved=proved, work=time.perf_counter() - begun)
             again = (waiting & old).nonzero().squeeze(1)[: 2 * self.effort.batch]
             if len(again):
                 part, nearest = self._bounded(self.cells.part(again), ball, t)
@@ -127,7 +129,7 @@ class InputSearch:
             self.ceiling = min(self.ceiling, nearest)
             if nearest <= t:
                 return Trial(ceiling=nearest)
-            if time.perf_counter() > deadline:
+            if time.perf_counter() > until.due:
                 return Trial()
 
     def _halves(self, parents: _Cells) -> _Cells:

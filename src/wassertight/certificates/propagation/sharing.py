@@ -1,0 +1,113 @@
+"""Planes (see `hulls`) that many rows share: one weight a unit and coordinate, for the leaves of one class.
+
+Leaves of a class differ in a few units' signs, so planes that suit one suit the others; what gradients of many leaves
+agree on is better for each of them than what a few steps find for one, and the planes of all rows are one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wassertight.certificates.propagation.hulls import Cover
+from wassertight.certificates.propagation.layout import flat_maps, flat_rows
+from wassertight.certificates.propagation.swaying import Signed
+
+
+class Shared(Cover):
+    """Planes over a box with weights for all rows together; they begin as chords.
+
+    Args:
+        signed: the planes, all coordinates of the input.
+
+    Attributes:
+        tilt: weights (1, 1, U, inputs).
+        kept: share of a row that stays with the chord, (1, 1, U).
+    """
+
+    def __init__(self, signed: Signed) -> None:
+        self.signed, self.offsets = signed, signed.offsets
+        self.units = signed.split(signed.units)
+        self._places = signed.split(torch.arange(len(signed.units), device=signed.top.device))
+        self.tilt = signed.chord[:, None].expand_as(signed.rows)[None, None].contiguous()
+        self.kept = torch.full_like(signed.top, 0.5)[None, None]
+        self.moves, self._free = False, dict[int, Tensor]()
+        self._lines: tuple[Tensor, Tensor] | None = None
+
+    def resume(self, other: Shared) -> None:
+        """Take the weights of units that other planes, over another region, have too."""
+        for k, place in self._places.items():
+            if len(place) and len(other.units.get(k, ())):
+                old = torch.full((int(max(self.units[k].max(), other.units[k].max())) + 1,), -1, device=place.device)
+                old[other.units[k]] = other._places[k]
+                mine = old[self.units[k]]
+                both = mine >= 0
+                self.tilt[:, :, place[both]] = other.tilt[:, :, mine[both]]
+                self.kept[:, :, place[both]] = other.kept[:, :, mine[both]]
+
+    def rows(self, free: Mapping[int, Tensor], moves: bool) -> Shared:
+        """The same for some rows.
+
+        Args:
+            free: by hinge, which units branches left undecided (1, m, *shape); the others keep to their lines.
+            moves: whether an ascent may move the weights.
+        """
+        self._free = {k: flat_rows(free[k])[:, :, units] for k, units in self.units.items()}
+        if moves or self.moves:
+            self._lines = None
+        self.moves = moves
+        return self
+
+    @property
+    def variables(self) -> list[Tensor]:
+        """Weights and shares."""
+        return [self.tilt, self.kept] if self.moves else []
+
+    def share(self, hinge: int) -> Tensor:
+        return (1 - self.kept[:, :, self._places[hinge]]) * self._free[hinge]
+
+    def through(self, taken: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        joined, signed = torch.cat([taken[k] for k in self.units], 2), self.signed
+        if self.moves:
+            row, constant = _Through.apply(self.tilt, joined, signed)  # type: ignore[no-untyped-call]
+            return row, signed.columns, constant
+        if self._lines is None:
+            self._lines = _lines(self.tilt, signed)[:2]
+        coefficients, shift = self._lines
+        return joined @ coefficients, signed.columns, joined @ shift
+
+    def values(self, points: Tensor) -> dict[int, Tensor]:
+        """The planes at inputs (m, *source), by hinge (1, m, U)."""
+        coefficients, shift = _lines(self.tilt, self.signed)[:2] if self._lines is None else self._lines
+        found = (flat_maps(points) - self.offsets.centre) @ coefficients.T + shift
+        return {k: found[None, :, place] for k, place in self._places.items()}
+
+
+def _lines(tilt: Tensor, signed: Signed) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients (U, inputs) and constants (U,) of planes, and which line the constants come from."""
+    leant = tilt[0, 0] * signed.rows
+    shift, side = signed.shift(leant.abs() @ signed.reach)
+    return torch.addcmul(signed.left[:, None] * signed.rows, signed.rise[:, None], leant), shift, side
+
+
+class _Through(torch.autograd.Function):
+    """Rows and constants of what goes through planes that all rows share."""
+
+    @staticmethod
+    def forward(ctx: Any, tilt: Tensor, taken: Tensor, signed: Signed) -> tuple[Tensor, Tensor]:
+        coefficients, shift, side = _lines(tilt, signed)
+        ctx.save_for_backward(taken, coefficients, shift, side)
+        ctx.signed = signed
+        return taken @ coefficients, taken @ shift
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (taken, coefficients, shift, side), signed, (on_row, on_constant) = ctx.saved_tensors, ctx.signed, grads
+        on_taken = torch.addcmul(on_row @ coefficients.T, on_constant[..., None], shift)
+        turn = side * (taken * on_constant[..., None]).sum((0, 1))
+        met = (taken.flatten(0, 1).T @ on_row.flatten(0, 1)).mul_(signed.rows)
+        met.addcmul_(turn[:, None] * signed.reach, signed.sizes).mul_(signed.rise[:, None])
+        return met[None, None], on_taken, None
