@@ -155,7 +155,12 @@ def test_agreement_on_a_shared_network(shared: Path, foolbox: Any, torchattacks:
     assert float(case.nearest.median()) <= median
 
 
-MORE = [(wt.DDN, 20, 2.0), *((kind, few, r) for kind, few in ((wt.FMN, 20), (wt.PDPGD, 150)) for r in (1.0, *NORMS))]
+MORE = [
+    (wt.DDN, 20, 2.0),
+    *((wt.FMN, 20, r) for r in (1.0, *NORMS)),
+    (wt.PDPGD, 150, 1.0),
+    *(pytest.param(wt.PDPGD, 150, r, marks=pytest.mark.slow) for r in NORMS),
+]
 
 
 @pytest.mark.parametrize(("kind", "few", "r"), MORE)

@@ -12,7 +12,7 @@ chord loses there what the best plane does not.
 
 For one layer over a box these are the inequalities of Anderson et al. (1811.01988); Tjandraatmadja et al. (2006.14076)
 choose one of them a unit. Here A is a linear bound of any argument in the network's input, t is raised by gradients
-(`swaying`), and a unit may have its row divided between plane and chord.
+(`swaying`, `sharing`), and a unit may have its row divided between plane and chord.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Shared(Cover):
                 self.kept[:, :, place[both]] = other.kept[:, :, mine[both]]
 
     def rows(self, free: Mapping[int, Tensor], moves: bool) -> Shared:
-        """The same for some rows.
+        """Itself, set up for the rows that come next.
 
         Args:
             free: by hinge, which units branches left undecided (1, m, *shape); the others keep to their lines.
