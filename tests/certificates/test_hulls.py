@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wassertight.certificates.propagation import hulls
 from wassertight.certificates.propagation.bounds import Bounds
-from wassertight.certificates.propagation.hulls import Cover, Offsets, Planes
+from wassertight.certificates.propagation.hulls import Cover, Offsets, Planes, Signed
 from wassertight.certificates.propagation.inner import OwnSlopes
 from wassertight.certificates.propagation.layout import flat_rows
 from wassertight.certificates.propagation.leaves import At, Evaluator, Leaves
@@ -20,7 +20,7 @@ from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.sharing import Shared
 from wassertight.certificates.propagation.specification import specification
-from wassertight.certificates.propagation.swaying import Signed, Swayed
+from wassertight.certificates.propagation.swaying import Swayed
 
 INPUTS, UNITS, ROWS = 5, 7, 3
 
@@ -56,8 +56,8 @@ HINGE = 4
 def _diverted(cover: Cover, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What is left of rows at the hinge, and rows on all offsets and constants of what is taken."""
     rest, taken = cover.divert(HINGE, a)
-    part, columns, constant = cover.through({HINGE: taken})
-    return rest, part.new_zeros(*part.shape[:2], INPUTS).index_add(2, columns, part), constant
+    part, constant = cover.through({HINGE: taken})
+    return rest, part.new_zeros(*part.shape[:2], INPUTS).index_add(2, cover.signed.columns, part), constant
 
 
 def _excess(cover: Cover, planes: Planes, hinge: tuple[float, float], offsets: Tensor) -> Tensor:

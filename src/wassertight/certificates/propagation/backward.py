@@ -66,9 +66,9 @@ def _with_planes(
     rows: Tensor | None, cover: Cover, taken: Mapping[int, Tensor], graph: Graph, seen: dict[int, Tensor] | None
 ) -> Tensor:
     """Least values (n, m) of rows on the input together with what was taken from them on the way."""
-    planes, columns, shift = cover.through(taken)
+    planes, shift = cover.through(taken)
     flat = planes.new_zeros(*planes.shape[:2], math.prod(graph.source)) if rows is None else flat_rows(rows)
-    least, whole = cover.offsets.least(flat, planes, columns)
+    least, whole = cover.signed.offsets.least(flat, planes, cover.signed.columns)
     if seen is not None:
         seen[0] = raised_rows(whole, graph.source)
     return least + shift

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from wassertight.certificates.propagation.growing import Effort, Progress, Trial, Until, grow
 from wassertight.certificates.propagation.inner import OwnSlopes
-from wassertight.certificates.propagation.layout import flat_rows
 from wassertight.certificates.propagation.leaves import At, Evaluator, Found, Leaves
 from wassertight.certificates.propagation.losing import losses
 from wassertight.certificates.propagation.region import Region, covering_radius
@@ -136,8 +135,7 @@ class Search:
         assert at is not None
         if at.signed is not None and target not in at.planes:
             seen = self._evaluate(self.leaves.part(rows[:_SOME]), 0, None).ascent.seen
-            parts = [flat_rows(seen[k])[0][:, units] for k, units in at.signed.split(at.signed.units).items()]
-            met = (torch.cat(parts, 1) < 0).any(0)
+            met = (at.signed.entries(seen) < 0).any(0)
             met &= met.cumsum(0) * at.signed.rows.shape[1] <= _WEIGHTS
             if bool(met.any()):
                 at.planes[target] = Shared(at.signed.part(met, narrow=False))
@@ -228,7 +226,7 @@ class Search:
         part.held = flat(
             {k: ascent.held[n] for k, n in self.evaluator.arguments.items() if n in ascent.held}, part.held
         )
-        lost = losses(self.graph, at.region, ascent, found.relaxations, found.cover)
+        lost = losses(self.graph, at.region, ascent, found.relaxations, planes)
         score = flat({k: v[None] for k, v in lost.items()}, part.held).masked_fill(part.sides != 0, -1.0)
         best = score.topk(part.candidates.shape[1], dim=1)
         part.candidates = torch.where(best.values > 0, best.indices, -1)

@@ -85,7 +85,8 @@ class Progress:
 
     def hopeless(self, bound: float) -> bool:
         """Whether time is over, or will be before a bound that is `bound` < 0 by now is positive."""
-        now, late = time.perf_counter(), time.perf_counter() > self.until.due
+        now = time.perf_counter()
+        late = now > self.until.due
         self.looks.append((now - self.begun, bound))
         before = [b for t, b in self.looks if t <= self.looks[-1][0] / 2]
         if now > self.until.end or len(before) < _LOOKS:

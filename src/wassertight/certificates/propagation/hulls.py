@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -99,39 +100,8 @@ class _Least(torch.autograd.Function):
         whole, columns = ctx.saved_tensors
         on_least, offsets = grads[0][..., None], ctx.offsets
         turned = whole.sign().mul_(offsets.reach).mul_(-on_least)
-        return torch.addcmul(turned, on_least, offsets.centre), turned.index_select(2, columns), None, None
-
-
-class Cover(ABC):
-    """What takes a part of the rows that arrive at some hinges from below through planes on the input.
-
-    Attributes:
-        offsets: of the region.
-        units: which arguments of a hinge have planes, by hinge, numbered as `layout.flat_rows` does.
-    """
-
-    offsets: Offsets
-    units: Mapping[int, Tensor]
-
-    @property
-    def variables(self) -> list[Tensor]:
-        """What an ascent may move, in [0, 1]; one entry a row in their second dimension."""
-        return []
-
-    @abstractmethod
-    def share(self, hinge: int) -> Tensor:
-        """Of what arrives from below, the part that goes through planes, (U,) or (n, m, U)."""
-
-    def divert(self, hinge: int, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (n, m, *shape) that arrive at a hinge to what is left of them, and what is taken (n, m, U)."""
-        units = self.units[hinge]
-        flat = flat_rows(a)
-        taken = flat[:, :, units].clamp_max(0) * self.share(hinge)
-        return raised_rows(flat.index_add(2, units, -taken), tuple(a.shape[2:])), taken
-
-    @abstractmethod
-    def through(self, taken: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """What is taken, as rows (n, m, k) on offsets at columns (k,), and constants (n, m)."""
+        part = turned if len(columns) == turned.shape[2] else turned.index_select(2, columns)
+        return torch.addcmul(turned, on_least, offsets.centre), part, None, None
 
 
 _TIE = 0.1
@@ -144,6 +114,142 @@ def leaning(flat: Tensor, steep: Tensor, reach: Tensor) -> Tensor:
     Planes that touch their hinge begin with a tie, and ascents do better when they do not take sides there.
     """
     return ((flat - steep) / (_TIE * reach)).clamp(-1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """Planes over a box, for sums over coordinates of many rows.
+
+    The place of a coordinate is 1 where the plane's term is at its most, 0 where it is at its least.
+
+    Attributes:
+        hinges: how many of the units belong to a hinge, one hinge after the other.
+        units, rows, top: as in Planes, some coordinates of the input alone.
+        columns: which coordinates, (k,); all others have coefficient 0.
+        chord: as in Planes.
+        left, rise: slope of the hinge's flat line, and what the steep one adds, (U,).
+        slack: what rounding may add, (U,).
+        offsets: the region.
+    """
+
+    hinges: Mapping[int, int]
+    units: Tensor
+    rows: Tensor
+    top: Tensor
+    chord: Tensor
+    left: Tensor
+    rise: Tensor
+    slack: Tensor
+    columns: Tensor
+    offsets: Offsets
+
+    @classmethod
+    def of(cls, index: int, planes: Planes, hinge: tuple[float, float], offsets: Offsets) -> Signed:
+        """Of all units with planes of one hinge, and all coordinates."""
+        slack = 4 * slack_of(planes.rows, planes.rows.abs() * offsets.reach, planes.top, len(planes.units))
+        return cls(
+            hinges={index: len(planes.units)}, units=planes.units, rows=planes.rows, top=planes.top, chord=planes.chord,
+            slack=slack, columns=torch.arange(planes.rows.shape[1], device=planes.rows.device), offsets=offsets,
+            left=torch.full_like(planes.top, hinge[0]), rise=torch.full_like(planes.top, hinge[1] - hinge[0]),
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, parts: Sequence[Signed]) -> Signed:
+        """Of several hinges, all coordinates of each."""
+        names = [field.name for field in fields(cls) if field.name not in ("hinges", "columns", "offsets")]
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        hinges = {k: count for part in parts for k, count in part.hinges.items()}
+        return cls(hinges=hinges, columns=parts[0].columns, offsets=parts[0].offsets, **tensors)
+
+    def split(self, of_units: Tensor) -> dict[int, Tensor]:
+        """What is given for all units, (U, ...) by hinge."""
+        return dict(zip(self.hinges, torch.split(of_units, list(self.hinges.values())), strict=True))
+
+    def entries(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """What belongs to the units in maps (1, m, *shape) by hinge: (m, U)."""
+        return torch.cat([flat_rows(maps[k])[0][:, units] for k, units in self.split(self.units).items()], 1)
+
+    def part(self, chosen: Tensor, *, narrow: bool = True) -> Signed:
+        """Units where `chosen` (U,), and only the coordinates they have if `narrow`."""
+        if bool(chosen.all()):
+            return self
+        rows = self.rows[chosen]
+        present = (rows != 0).any(0).nonzero().squeeze(1) if narrow else torch.arange(rows.shape[1], device=rows.device)
+        return replace(
+            self, hinges={k: int(mask.sum()) for k, mask in self.split(chosen).items()}, units=self.units[chosen],
+            rows=rows if len(present) == rows.shape[1] else rows[:, present], top=self.top[chosen], chord=self.chord[chosen],
+            left=self.left[chosen], rise=self.rise[chosen], slack=self.slack[chosen],
+            columns=self.columns[present],
+        )  # fmt: skip
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """Of the offsets of these coordinates, (k,)."""
+        return self.offsets.reach[self.columns]
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        return self.rows.abs()
+
+    @cached_property
+    def most(self) -> Tensor:
+        """The largest value of `<rows, d>`, (U,)."""
+        return self.sizes @ self.reach
+
+    def shift(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Constants (..., U) of planes with sums `given` of weights times terms' sizes, and where they come from (`leaning`)."""
+        flat = self.left * self.top + self.rise * given
+        steep = (self.left + self.rise) * self.top + self.rise * (self.most - given)
+        return torch.maximum(flat, steep) + self.slack, leaning(flat, steep, self.most)
+
+    def at(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights at places 0 and 1 (..., U) of planes that touch their hinge at corners q (..., k) of the unit box."""
+        value = ((2 * q - 1) * self.reach) @ self.rows.T
+        z, whole, tiny = self.top + value, self.top + self.most, torch.finfo(q.dtype).tiny
+        flat = (whole / (self.most - value).clamp_min(tiny)).clamp(0, 1)
+        steep = (z / (self.most + value).clamp_min(tiny)).clamp(0, 1)
+        return torch.where(z > 0, 1.0, flat), torch.where(z > 0, steep, 0.0)
+
+
+class Cover(ABC):
+    """What takes a part of the rows that arrive at some hinges from below through planes on the input.
+
+    Args:
+        signed: the planes.
+
+    Attributes:
+        units: which arguments of a hinge have planes, by hinge.
+        places: where they are among all units.
+    """
+
+    def __init__(self, signed: Signed) -> None:
+        self.signed = signed
+        self.units = signed.split(signed.units)
+        self.places = signed.split(torch.arange(len(signed.units), device=signed.units.device))
+
+    @property
+    @abstractmethod
+    def variables(self) -> list[Tensor]:
+        """What an ascent may move, in [0, 1]; one entry a row in their second dimension, or one for all rows."""
+
+    @abstractmethod
+    def share(self, hinge: int) -> Tensor:
+        """Of what arrives from below, the part that goes through planes, (n, m, U)."""
+
+    def divert(self, hinge: int, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (n, m, *shape) that arrive at a hinge to what is left of them, and what is taken (n, m, U)."""
+        units = self.units[hinge]
+        flat = flat_rows(a)
+        taken = flat[:, :, units].clamp_max(0) * self.share(hinge)
+        return raised_rows(flat.index_add(2, units, -taken), tuple(a.shape[2:])), taken
+
+    def through(self, taken: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """What is taken, by hinge, as rows (n, m, k) on offsets at the planes' columns, and constants (n, m)."""
+        return self.sent(torch.cat([taken[k] for k in self.units], 2))
+
+    @abstractmethod
+    def sent(self, taken: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of all hinges together, (n, m, U)."""
 
 
 def slack_of(a: Tensor, reach: Tensor, top: Tensor, units: int) -> Tensor:

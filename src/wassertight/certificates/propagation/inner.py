@@ -19,7 +19,7 @@ from torch import Tensor
 from wassertight.certificates.propagation.backward import lower_bounds
 from wassertight.certificates.propagation.bounds import Bounds, Ends
 from wassertight.certificates.propagation.graph import Graph
-from wassertight.certificates.propagation.hulls import Offsets, Planes
+from wassertight.certificates.propagation.hulls import Offsets, Planes, Signed
 from wassertight.certificates.propagation.keeping import Kept
 from wassertight.certificates.propagation.layout import flat_maps, flat_rows, raised_rows
 from wassertight.certificates.propagation.propagation import Propagation
@@ -27,7 +27,6 @@ from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import steerable
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.slopes import ascend
-from wassertight.certificates.propagation.swaying import Signed
 
 _NEW, _KNOWN = (3, 0.4), (1, 0.1)
 """Gradient steps and the first one's size, for units met for the first time, and for others in the first regions."""

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.hulls import Signed
 from wassertight.certificates.propagation.layout import flat_rows
 from wassertight.certificates.propagation.slopes import Ascent
-from wassertight.certificates.propagation.swaying import Signed, Swayed
+from wassertight.certificates.propagation.swaying import Swayed
 
 _MOST = 0.8
 """Share of all planes from which on rows take them all, which saves copies."""
-_ROOM = 1.5
-"""Factor by which storage grows."""
 
 
 class Kept:
@@ -27,15 +26,12 @@ class Kept:
         graph: the network.
         hinges: those below the node.
         like: a tensor of the bounds' dtype and device.
-
-    Attributes:
-        count: how many rows there are.
     """
 
     def __init__(self, graph: Graph, hinges: Sequence[int], like: Tensor) -> None:
         self.shapes = {k: graph.nodes[k].shape for k in hinges}
         sizes = [math.prod(shape) for shape in self.shapes.values()]
-        self.count, self._begins = 0, dict(zip(hinges, (0, *itertools.accumulate(sizes)), strict=False))
+        self._begins = dict(zip(hinges, (0, *itertools.accumulate(sizes)), strict=False))
         self._slopes = {k: like.new_empty(0, *shape) for k, shape in self.shapes.items()}
         self._points, self._weights = like.new_empty(0, math.prod(graph.source)), like.new_empty(0, 3, 0)
         self._column = torch.full((sum(sizes),), -1, device=like.device)  # of the weights of a unit
@@ -47,13 +43,10 @@ class Kept:
 
     def add(self, rows: int) -> Tensor:
         """New rows, and their numbers."""
-        numbers = self.count + torch.arange(rows, device=self._column.device)
-        self.count += rows
-        if self.count > len(self._points):
-            room = max(self.count, int(_ROOM * len(self._points)))
-            self._slopes = {k: _longer(old, room) for k, old in self._slopes.items()}
-            self._points, self._weights = _longer(self._points, room), _longer(self._weights, room)
-        return numbers
+        have = len(self._points)
+        self._slopes = {k: _longer(old, rows) for k, old in self._slopes.items()}
+        self._points, self._weights = _longer(self._points, rows), _longer(self._weights, rows)
+        return have + torch.arange(rows, device=self._column.device)
 
     def choices(self, rows: Tensor) -> dict[int, Tensor]:
         """Slopes (1, rows, *shape) by hinge."""
@@ -71,7 +64,7 @@ class Kept:
             met = self._met(rows, signed, numbers)
         else:
             corner = _corner(-flat_rows(seen[0]))
-            met = (_of_units(seen, signed) < 0).any(0)
+            met = (signed.entries(seen) < 0).any(0)
         self._place(numbers)
         if not bool(met.any()):
             return None
@@ -119,13 +112,8 @@ class Kept:
         return met
 
 
-def _longer(old: Tensor, room: int) -> Tensor:
-    return torch.cat((old, old.new_full((room - len(old), *old.shape[1:]), torch.nan)))
-
-
-def _of_units(maps: Mapping[int, Tensor], signed: Signed) -> Tensor:
-    """Entries (m, U) of maps (1, m, *shape) by hinge that belong to units with planes."""
-    return torch.cat([flat_rows(maps[k])[0][:, units] for k, units in signed.split(signed.units).items()], 1)
+def _longer(old: Tensor, rows: int) -> Tensor:
+    return torch.cat((old, old.new_full((rows, *old.shape[1:]), torch.nan)))
 
 
 def _corner(steep: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor
 
 from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.graph import Graph
+from wassertight.certificates.propagation.hulls import Signed
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
 from wassertight.certificates.propagation.sharing import Shared
 from wassertight.certificates.propagation.slopes import Ascent, ascend
-from wassertight.certificates.propagation.swaying import Signed
 
 
 @dataclass(kw_only=True)
@@ -94,7 +95,6 @@ class Found:
     value: Tensor
     ascent: Ascent
     relaxations: dict[int, Relaxation]
-    cover: Shared | None
 
 
 class Evaluator:
@@ -114,7 +114,7 @@ class Evaluator:
         self.graph, self.last, self.evaluations = graph, len(graph.nodes) - 1, 0
         self.hinges = [k for k, node in enumerate(graph.nodes) if steerable(node.operation)]
         self.arguments = {k: graph.nodes[k].parents[0] for k in self.hinges}
-        self.sizes = [int(torch.tensor(graph.nodes[k].shape).prod()) for k in self.hinges]
+        self.sizes = [math.prod(graph.nodes[k].shape) for k in self.hinges]
 
     def bounds(
         self, spec: Tensor, part: Leaves, at: At, iterations: int, planes: Shared | None, *, moves: bool = False
@@ -155,7 +155,7 @@ class Evaluator:
         )  # fmt: skip
         value = (ascent.best - allowance)[0]
         value = torch.where(value.isnan(), -torch.inf, value)
-        return Found(value=value, ascent=ascent, relaxations=relaxations, cover=cover)
+        return Found(value=value, ascent=ascent, relaxations=relaxations)
 
     def flat(self, maps: dict[int, Tensor], like: Tensor) -> Tensor:
         """Maps (1, m, *shape) by hinge as (m, units); 0 for hinges that have none."""

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wassertight.certificates.propagation.hulls import Cover
+from wassertight.certificates.propagation.hulls import Cover, Signed
 from wassertight.certificates.propagation.layout import flat_maps, flat_rows
-from wassertight.certificates.propagation.swaying import Signed
 
 
 class Shared(Cover):
@@ -29,9 +28,7 @@ class Shared(Cover):
     """
 
     def __init__(self, signed: Signed) -> None:
-        self.signed, self.offsets = signed, signed.offsets
-        self.units = signed.split(signed.units)
-        self._places = signed.split(torch.arange(len(signed.units), device=signed.top.device))
+        super().__init__(signed)
         self.tilt = signed.chord[:, None].expand_as(signed.rows)[None, None].contiguous()
         self.kept = torch.full_like(signed.top, 0.5)[None, None]
         self.moves, self._free = False, dict[int, Tensor]()
@@ -39,10 +36,10 @@ class Shared(Cover):
 
     def resume(self, other: Shared) -> None:
         """Take the weights of units that other planes, over another region, have too."""
-        for k, place in self._places.items():
+        for k, place in self.places.items():
             if len(place) and len(other.units.get(k, ())):
                 old = torch.full((int(max(self.units[k].max(), other.units[k].max())) + 1,), -1, device=place.device)
-                old[other.units[k]] = other._places[k]
+                old[other.units[k]] = other.places[k]
                 mine = old[self.units[k]]
                 both = mine >= 0
                 self.tilt[:, :, place[both]] = other.tilt[:, :, mine[both]]
@@ -67,23 +64,22 @@ class Shared(Cover):
         return [self.tilt, self.kept] if self.moves else []
 
     def share(self, hinge: int) -> Tensor:
-        return (1 - self.kept[:, :, self._places[hinge]]) * self._free[hinge]
+        return (1 - self.kept[:, :, self.places[hinge]]) * self._free[hinge]
 
-    def through(self, taken: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        joined, signed = torch.cat([taken[k] for k in self.units], 2), self.signed
+    def sent(self, taken: Tensor) -> tuple[Tensor, Tensor]:
         if self.moves:
-            row, constant = _Through.apply(self.tilt, joined, signed)  # type: ignore[no-untyped-call]
-            return row, signed.columns, constant
+            found: tuple[Tensor, Tensor] = _Through.apply(self.tilt, taken, self.signed)  # type: ignore[no-untyped-call]
+            return found
         if self._lines is None:
-            self._lines = _lines(self.tilt, signed)[:2]
+            self._lines = _lines(self.tilt, self.signed)[:2]
         coefficients, shift = self._lines
-        return joined @ coefficients, signed.columns, joined @ shift
+        return taken @ coefficients, taken @ shift
 
     def values(self, points: Tensor) -> dict[int, Tensor]:
         """The planes at inputs (m, *source), by hinge (1, m, U)."""
         coefficients, shift = _lines(self.tilt, self.signed)[:2] if self._lines is None else self._lines
-        found = (flat_maps(points) - self.offsets.centre) @ coefficients.T + shift
-        return {k: found[None, :, place] for k, place in self._places.items()}
+        found = (flat_maps(points) - self.signed.offsets.centre) @ coefficients.T + shift
+        return {k: found[None, :, place] for k, place in self.places.items()}
 
 
 def _lines(tilt: Tensor, signed: Signed) -> tuple[Tensor, Tensor, Tensor]:

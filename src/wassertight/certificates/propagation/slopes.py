@@ -112,7 +112,7 @@ def ascend(
     kept = list(variables)
     seen: dict[int, Tensor] = {}
     rows: Tensor | None = None
-    sums: list[float] = []
+    most = best.new_full((1, 1), -torch.inf)
     for step in range(iterations + 1):
         last = step == iterations
         with torch.enable_grad():
@@ -129,12 +129,10 @@ def ascend(
                 tight=tight and last, multipliers=multipliers, cover=cover, seen=seen,
             )  # fmt: skip
             total = value.sum()
-        better, sums = value.detach() > best, [*sums, float(total)]
-        best = torch.where(better, value.detach(), best)
+        better, raised = value.detach() > best, total.detach() >= most
+        best, most = torch.where(better, value.detach(), best), torch.fmax(most, total.detach())
         kept = [
-            torch.where(_wide(better, v), v.detach(), old)
-            if v.shape[1] == shape[1]
-            else (v.detach().clone() if sums[-1] == max(sums) else old)
+            torch.where(_wide(better if v.shape[1] == shape[1] else raised, v), v.detach(), old)
             for v, old in zip(variables, kept, strict=True)
         ]
         if keep_rows and 0 in seen:

@@ -7,106 +7,12 @@ and two weights a unit, and what the planes of all hinges do to all rows togethe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wassertight.certificates.propagation.hulls import Cover, Offsets, Planes, leaning, slack_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Signed:
-    """Planes over a box, for sums over coordinates of many rows.
-
-    The place of a coordinate is 1 where the plane's term is at its most, 0 where it is at its least.
-
-    Attributes:
-        hinges: how many of the units belong to a hinge, one hinge after the other.
-        units, rows, top: as in Planes, some coordinates of the input alone.
-        columns: which coordinates, (k,); all others have coefficient 0.
-        chord: as in Planes.
-        left, rise: slope of the hinge's flat line, and what the steep one adds, (U,).
-        slack: what rounding may add, (U,).
-        offsets: the region.
-    """
-
-    hinges: Mapping[int, int]
-    units: Tensor
-    rows: Tensor
-    top: Tensor
-    chord: Tensor
-    left: Tensor
-    rise: Tensor
-    slack: Tensor
-    columns: Tensor
-    offsets: Offsets
-
-    @classmethod
-    def of(cls, index: int, planes: Planes, hinge: tuple[float, float], offsets: Offsets) -> Signed:
-        """Of all units with planes of one hinge, and all coordinates."""
-        slack = 4 * slack_of(planes.rows, planes.rows.abs() * offsets.reach, planes.top, len(planes.units))
-        return cls(
-            hinges={index: len(planes.units)}, units=planes.units, rows=planes.rows, top=planes.top, chord=planes.chord, slack=slack,
-            columns=torch.arange(planes.rows.shape[1], device=planes.rows.device), offsets=offsets,
-            left=torch.full_like(planes.top, hinge[0]), rise=torch.full_like(planes.top, hinge[1] - hinge[0]),
-        )  # fmt: skip
-
-    @classmethod
-    def joined(cls, parts: Sequence[Signed]) -> Signed:
-        """Of several hinges, all coordinates of each."""
-        names = [field.name for field in fields(cls) if field.name not in ("hinges", "columns", "offsets")]
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        hinges = {k: count for part in parts for k, count in part.hinges.items()}
-        return cls(hinges=hinges, columns=parts[0].columns, offsets=parts[0].offsets, **tensors)
-
-    def split(self, of_units: Tensor) -> dict[int, Tensor]:
-        """What is given for all units, (U, ...) by hinge."""
-        return dict(zip(self.hinges, torch.split(of_units, list(self.hinges.values())), strict=True))
-
-    def part(self, chosen: Tensor, *, narrow: bool = True) -> Signed:
-        """Units where `chosen` (U,), and only the coordinates they have if `narrow`."""
-        if bool(chosen.all()):
-            return self
-        rows = self.rows[chosen]
-        present = (rows != 0).any(0).nonzero().squeeze(1) if narrow else torch.arange(rows.shape[1], device=rows.device)
-        return replace(
-            self, hinges={k: int(mask.sum()) for k, mask in self.split(chosen).items()}, units=self.units[chosen],
-            rows=rows if len(present) == rows.shape[1] else rows[:, present], top=self.top[chosen], chord=self.chord[chosen],
-            left=self.left[chosen], rise=self.rise[chosen], slack=self.slack[chosen],
-            columns=self.columns[present],
-        )  # fmt: skip
-
-    @cached_property
-    def reach(self) -> Tensor:
-        """Of the offsets of these coordinates, (k,)."""
-        return self.offsets.reach[self.columns]
-
-    @cached_property
-    def sizes(self) -> Tensor:
-        return self.rows.abs()
-
-    @cached_property
-    def most(self) -> Tensor:
-        """The largest value of `<rows, d>`, (U,)."""
-        return self.sizes @ self.reach
-
-    def shift(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Constants (..., U) of planes with sums `given` of weights times terms' sizes, and where they come from (`leaning`)."""
-        flat = self.left * self.top + self.rise * given
-        steep = (self.left + self.rise) * self.top + self.rise * (self.most - given)
-        return torch.maximum(flat, steep) + self.slack, leaning(flat, steep, self.most)
-
-    def at(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights at places 0 and 1 (..., U) of planes that touch their hinge at corners q (..., k) of the unit box."""
-        value = ((2 * q - 1) * self.reach) @ self.rows.T
-        z, whole, tiny = self.top + value, self.top + self.most, torch.finfo(q.dtype).tiny
-        flat = (whole / (self.most - value).clamp_min(tiny)).clamp(0, 1)
-        steep = (z / (self.most + value).clamp_min(tiny)).clamp(0, 1)
-        return torch.where(z > 0, 1.0, flat), torch.where(z > 0, steep, 0.0)
+from wassertight.certificates.propagation.hulls import Cover, Signed
 
 
 class Swayed(Cover):
@@ -122,10 +28,8 @@ class Swayed(Cover):
     """
 
     def __init__(self, signed: Signed, q: Tensor, ends: tuple[Tensor, Tensor], kept: Tensor) -> None:
-        self.signed, self.offsets = signed, signed.offsets
+        super().__init__(signed)
         self.q, self.ends, self.kept = q, ends, kept
-        self.units = signed.split(signed.units)
-        self._places = signed.split(torch.arange(len(signed.units), device=q.device))
 
     @property
     def variables(self) -> list[Tensor]:
@@ -133,12 +37,11 @@ class Swayed(Cover):
         return [self.q, *self.ends, self.kept]
 
     def share(self, hinge: int) -> Tensor:
-        return 1 - self.kept[:, :, self._places[hinge]]
+        return 1 - self.kept[:, :, self.places[hinge]]
 
-    def through(self, taken: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        joined = torch.cat([taken[k] for k in self.units], 2)
-        row, constant = _Through.apply(self.q, *self.ends, joined, self.signed)  # type: ignore[no-untyped-call]
-        return row, self.signed.columns, constant
+    def sent(self, taken: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = _Through.apply(self.q, *self.ends, taken, self.signed)  # type: ignore[no-untyped-call]
+        return found
 
 
 class _Through(torch.autograd.Function):
