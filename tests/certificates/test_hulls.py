@@ -14,7 +14,7 @@ from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.hulls import Cover, Offsets, Planes, Signed
 from wassertight.certificates.propagation.inner import OwnSlopes
 from wassertight.certificates.propagation.layout import flat_rows
-from wassertight.certificates.propagation.leaves import At, Evaluator, Leaves
+from wassertight.certificates.propagation.leaves import At, Common, Evaluator, Leaves
 from wassertight.certificates.propagation.reading import read_graph
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.rounding import Rounding
@@ -46,7 +46,8 @@ def _planes(region: Region) -> Planes:
     top = 0.1 * torch.randn(UNITS, dtype=torch.float64, generator=generator)
     above = top + Offsets(region).support(rows)
     below = -top + Offsets(region).support(-rows)
-    return Planes(units=torch.arange(UNITS) + 1, rows=rows, top=top, chord=(above / (above + below)).clamp(0, 1))
+    chord = (above / (above + below)).clamp(0, 1)
+    return Planes(units=torch.arange(UNITS) + 1, rows=rows, top=top, chord=chord, below=rows, bottom=top)
 
 
 HINGE = 4
@@ -57,7 +58,7 @@ def _diverted(cover: Cover, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What is left of rows at the hinge, and rows on all offsets and constants of what is taken."""
     rest, taken = cover.divert(HINGE, a)
     part, constant = cover.through({HINGE: taken})
-    return rest, part.new_zeros(*part.shape[:2], INPUTS).index_add(2, cover.signed.columns, part), constant
+    return rest, part, constant
 
 
 def _excess(cover: Cover, planes: Planes, hinge: tuple[float, float], offsets: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def test_shared_planes_are_above_the_hinge(hinge: tuple[float, float]) -> None:
     other = Shared(Signed.of(HINGE, planes.part(torch.arange(1, UNITS)), hinge, offsets))
     other.resume(cover)
     assert torch.equal(other.kept, cover.kept[:, :, 1:])
-    assert torch.equal(other.tilt, cover.tilt[:, :, 1:])
+    assert torch.equal(other.tilt, cover.tilt[:, :, INPUTS:])
 
 
 @pytest.mark.parametrize("hinge", [(0.0, 1.0), (0.1, 1.0)])
@@ -140,8 +141,7 @@ def test_swayed_planes_are_above_the_hinge_and_touch_it_at_their_corner(hinge: t
     assert excess[torch.arange(ROWS), torch.arange(ROWS)].max() < 1e-9
     some = torch.arange(UNITS) % 2 == 0
     part = signed.part(some)
-    assert torch.equal(part.columns, (planes.rows[some] != 0).any(0).nonzero().squeeze(1))
-    for mine, all_of_them in zip(part.at(corner[..., part.columns]), signed.at(corner), strict=True):
+    for mine, all_of_them in zip(part.at(corner), signed.at(corner), strict=True):
         assert torch.allclose(mine, all_of_them[..., some])
 
 
@@ -151,7 +151,7 @@ def test_gradients_of_covers_are_right(kind: str, hinge: tuple[float, float], mo
     monkeypatch.setattr(hulls, "_TIE", 1e-12)  # no ties at random weights
     region, generator = _region(), torch.Generator().manual_seed(5)
     planes, offsets = _planes(region), Offsets(region)
-    shapes = [(INPUTS,), (UNITS,), (UNITS,), (UNITS,)] if kind == "swayed" else [(UNITS, INPUTS), (UNITS,)]
+    shapes = [(INPUTS,), (UNITS,), (UNITS,), (UNITS,)] if kind == "swayed" else [(UNITS * INPUTS,), (UNITS,)]
     rows = ROWS if kind == "swayed" else 1
     a = -torch.rand(1, ROWS, UNITS + 2, dtype=torch.float64, generator=generator)
     variables = [torch.rand(1, rows, *shape, dtype=torch.float64, generator=generator) for shape in shapes]
@@ -170,15 +170,15 @@ def test_gradients_of_covers_are_right(kind: str, hinge: tuple[float, float], mo
 
 def test_least_values_of_rows_and_planes_together() -> None:
     region, generator = _region(), torch.Generator().manual_seed(6)
-    offsets, columns = Offsets(region), torch.tensor([3, 0])
-    rows = torch.randn(2, ROWS, INPUTS, dtype=torch.float64, generator=generator).requires_grad_()
-    planes = torch.randn(2, ROWS, 2, dtype=torch.float64, generator=generator).requires_grad_()
-    least, whole = offsets.least(rows, planes, columns)
+    offsets, shape = Offsets(region), (2, ROWS, INPUTS)
+    rows = torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
+    planes = torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
+    least, whole = offsets.least(rows, planes)
     points = _inside(region, 10)
-    values = (offsets.centre + points) @ rows[1, 2] + points[:, columns] @ planes[1, 2]
+    values = (offsets.centre + points) @ rows[1, 2] + points @ planes[1, 2]
     torch.testing.assert_close(least[1, 2], values.min())  # at one of the corners
-    torch.testing.assert_close(whole[:, :, [1, 2, 4]], rows[:, :, [1, 2, 4]])
-    assert torch.autograd.gradcheck(lambda r, p: offsets.least(r, p, columns)[0], (rows, planes))
+    torch.testing.assert_close(whole, rows + planes)
+    assert torch.autograd.gradcheck(lambda r, p: offsets.least(r, p)[0], (rows, planes))
 
 
 def _network(seed: int) -> nn.Sequential:
@@ -215,9 +215,9 @@ def test_bounds_of_leaves_with_planes_hold_and_planes_raise_them() -> None:
                 t=0.4, region=region, root=bounds, relaxations=propagation.relaxations(bounds), signed=signed,
             )  # fmt: skip
             plain = evaluator.bounds(spec, leaves, at, 60, None).value
-            planes = Shared(signed)
-            raised = evaluator.bounds(spec, leaves, at, 60, planes, moves=True).value
-            again = evaluator.bounds(spec, leaves, at, 10, planes).value
+            common = Common(planes=Shared(signed))
+            raised = evaluator.bounds(spec, leaves, at, 60, common, moves=True).value
+            again = evaluator.bounds(spec, leaves, at, 10, common).value
             values, argument = model(points) @ spec[0], graph.value(3, points)[:, unit]
         for found in (plain, raised, again):
             assert found[0] <= values.masked_fill(argument < 0, math.inf).min() + 1e-9
@@ -226,6 +226,8 @@ def test_bounds_of_leaves_with_planes_hold_and_planes_raise_them() -> None:
         for index, part in bounds.planes.items():
             above = (points - Offsets(region).centre) @ part.rows.T + part.top
             assert (above >= graph.value(index, points)[:, part.units] - 1e-9).all()
+            below = (points - Offsets(region).centre) @ part.below.T + part.bottom
+            assert (below <= graph.value(index, points)[:, part.units] + 1e-9).all()
     assert gained > 0.01
 
 

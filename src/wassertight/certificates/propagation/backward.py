@@ -68,7 +68,7 @@ def _with_planes(
     """Least values (n, m) of rows on the input together with what was taken from them on the way."""
     planes, shift = cover.through(taken)
     flat = planes.new_zeros(*planes.shape[:2], math.prod(graph.source)) if rows is None else flat_rows(rows)
-    least, whole = cover.signed.offsets.least(flat, planes, cover.signed.columns)
+    least, whole = cover.signed.offsets.least(flat, planes)
     if seen is not None:
         seen[0] = raised_rows(whole, graph.source)
     return least + shift

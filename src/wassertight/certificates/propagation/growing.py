@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_STEP, _LEAST = 0.4, 0.04
+_STEP, _LEAST = 0.45, 0.005
 """Largest and smallest steps in radii; the largest one also in gaps below the ceiling."""
-_PACE = 0.03
-"""Step for which the work of a trial is taken to double."""
+_PACE = (0.01, 0.025)
+"""Step for which trees are taken to double: between these, half of what two trials have shown, as they grow ever faster."""
+_CLOSE = 0.04
+"""Largest step after a failure is half of it, after the next one half of that, and so on until a success."""
 _NEAR = 0.01
 """Relative distance of a failure at which radii beyond it are tried again, as more time may do."""
 _REST = 0.4
 """Part of the time left that a trial leaves to others, if it is enough for one."""
+_SAFE = 0.8
+"""Part of the time left that a trial that leaves none is planned to take."""
 _DOUBT = 2.0
 """Doublings of time by which what is foretold may be wrong."""
 _LOOKS, _EARLY = 4, 0.15
@@ -53,13 +57,15 @@ class Trial:
         proved: a radius proved by it; 0 where it failed.
         ceiling: a radius beyond which nothing can be proved, the distance of an input answered otherwise.
         spent: whether nothing is left to search with.
-        work: seconds of it that a larger radius would multiply.
+        work: seconds spent on leaves.
+        again: seconds it would take to bound all leaves anew.
     """
 
     proved: float = 0.0
     ceiling: float = math.inf
     spent: bool = False
     work: float = 0.0
+    again: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +114,9 @@ def grow(
 ) -> float:
     """The largest radius that `verify` proves within `seconds`; never below `proved`.
 
-    Radii grow by two fifths first, then by the more the less work they were, and never past the ceiling. Below a failure
+    Radii grow by two fifths first, then by what there is time for, and never past the ceiling. Below a failure
     the gap is halved; where little is left of it, radii beyond are tried again, as a failure may have been want of time
-    alone. Trials are not begun where less time is left than one took without the work that a larger radius multiplies.
+    alone. Trials are not begun where less time is left than one took without its leaves.
 
     Args:
         verify: called with a radius and when it has to give up.
@@ -120,27 +126,61 @@ def grow(
         goal: the one radius that matters; all time goes to it, in several trials if the first ones give up early.
     """
     end = time.perf_counter() + seconds
-    low, high, failed, share, cost, work = proved, ceiling, math.inf, _STEP, math.inf, 1e-3 * seconds
+    low, high, failed, most, budget = proved, ceiling, math.inf, _STEP, _Budget()
     while low * (1 + tolerance) < high if goal is None else low < goal <= high:
-        step = min(share * max(low, _FIRST), _STEP * (high - low))
-        t = low + (step if failed == math.inf else 0.5 * (failed - low))
         now = time.perf_counter()
         left = end - now
-        if left <= 0 or (cost < math.inf and left < cost):
+        step = min(min(budget.step(left), most) * max(low, _FIRST), _STEP * (high - low))
+        t = low + (step if failed == math.inf else 0.5 * (failed - low))
+        if left <= 0 or left < budget.least:
             break
-        due = end if _REST * left < cost < math.inf else end - _REST * left
-        trial = verify(goal or t, Until(due=due, end=end))
-        took = time.perf_counter() - now
+        trial = verify(goal or t, Until(due=end - budget.others(left), end=end))
         high = min(high, trial.ceiling)
-        cost, work = min(cost, took - trial.work), work + trial.work
+        budget.learn(trial, time.perf_counter() - now)
         if trial.proved > low:
-            low = trial.proved
-            next_one = (1 - _REST) * (left - took) - (took - trial.work)
-            share = min(max(_PACE * math.log2(max(next_one, 1e-9) / work), _LEAST), _STEP)
+            low, most = trial.proved, _STEP
             continue
         if trial.spent:
             break
-        failed, share = t, max(min(0.5 * share, _LEAST), tolerance)
-        if failed <= low * (1 + max(tolerance, _NEAR)):
-            failed = math.inf
+        most = max(0.5 * min(most, _CLOSE), tolerance)
+        failed = math.inf if t <= low * (1 + max(tolerance, _NEAR)) else t
     return low
+
+
+class _Budget:
+    """What trials take, from those that were made.
+
+    A trial takes as long as its inner bounds and the leaves it begins with, and then the tree grows: it has twice the
+    size at a radius that is larger by the pace.
+
+    Attributes:
+        least: the least seconds a trial has taken without its leaves.
+    """
+
+    def __init__(self) -> None:
+        self.least = self._fixed = self._again = self._grown = self._reached = 0.0
+        self._pace = _PACE[1]
+
+    def learn(self, trial: Trial, took: float) -> None:
+        """From a trial and the seconds it took."""
+        inner, before = took - trial.work, self._grown
+        self.least = inner if self._fixed == 0 else min(self.least, inner)
+        self._grown += max(trial.work - self._again, 0.0)
+        self._fixed, self._again = inner + trial.again, trial.again
+        if trial.proved > self._reached:
+            if before > 0 and self._reached > 0:
+                doublings = math.log2(self._grown / before)
+                step = min(trial.proved / self._reached - 1, _STEP)
+                self._pace = min(max(0.5 * step / max(doublings, 1e-9), _PACE[0]), _PACE[1])
+            self._reached = trial.proved
+
+    def others(self, left: float) -> float:
+        """Of what time is left, the part that a trial leaves to those after it: none if they could not use it."""
+        return _REST * left if self._fixed <= _REST * left else 0.0
+
+    def step(self, left: float) -> float:
+        """Relative step in radius that takes the time of the next trial."""
+        if self._grown == 0:
+            return _STEP
+        room = (left - self.others(left)) * (1 if self.others(left) else _SAFE) - self._fixed
+        return min(max(self._pace * math.log2(1 + max(room, 0.0) / self._grown), _LEAST), _STEP)

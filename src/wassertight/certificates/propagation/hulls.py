@@ -29,6 +29,7 @@ from torch import Tensor
 
 from wassertight.certificates.propagation.layout import flat_maps, flat_rows, raised_rows
 from wassertight.certificates.propagation.region import Region
+from wassertight.certificates.propagation.strips import Strips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +43,19 @@ class Planes:
         rows: (U, inputs).
         top: (U,).
         chord: share of every argument's interval above zero, (U,).
+        below, bottom: `z >= <below, x - centre> + bottom` likewise.
     """
 
     units: Tensor
     rows: Tensor
     top: Tensor
     chord: Tensor
+    below: Tensor
+    bottom: Tensor
 
     def part(self, which: Tensor) -> Planes:
         """Some of them."""
-        return Planes(units=self.units[which], rows=self.rows[which], top=self.top[which], chord=self.chord[which])
+        return Planes(**{name: value[which] for name, value in vars(self).items()})
 
 
 class Offsets:
@@ -72,15 +76,13 @@ class Offsets:
         """`max <a, d>` over the box, for coefficients (..., inputs)."""
         return a.abs() @ self.reach
 
-    def least(self, rows: Tensor, planes: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    def least(self, rows: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
         """`min <rows, centre + d> + <planes, d>` over the box, (n, m), and the coefficients of d together.
 
         Args:
-            rows: (n, m, inputs).
-            planes: (n, m, k), of some coordinates.
-            columns: which, (k,).
+            rows, planes: (n, m, inputs).
         """
-        found: tuple[Tensor, Tensor] = _Least.apply(rows, planes, columns, self)  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, Tensor] = _Least.apply(rows, planes, self)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -88,20 +90,18 @@ class _Least(torch.autograd.Function):
     """See `Offsets.least`; the coefficients have no gradients."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, planes: Tensor, columns: Tensor, offsets: Offsets) -> tuple[Tensor, Tensor]:
-        whole = rows + planes if len(columns) == rows.shape[2] else rows.index_add(2, columns, planes)
-        ctx.save_for_backward(whole, columns)
+    def forward(ctx: Any, rows: Tensor, planes: Tensor, offsets: Offsets) -> tuple[Tensor, Tensor]:
+        whole = rows + planes
+        ctx.save_for_backward(whole)
         ctx.offsets = offsets
         ctx.mark_non_differentiable(whole)
         return rows @ offsets.centre - offsets.support(whole), whole
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        whole, columns = ctx.saved_tensors
-        on_least, offsets = grads[0][..., None], ctx.offsets
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (whole,), on_least, offsets = ctx.saved_tensors, grads[0][..., None], ctx.offsets
         turned = whole.sign().mul_(offsets.reach).mul_(-on_least)
-        part = turned if len(columns) == turned.shape[2] else turned.index_select(2, columns)
-        return torch.addcmul(turned, on_least, offsets.centre), part, None, None
+        return torch.addcmul(turned, on_least, offsets.centre), turned, None
 
 
 _TIE = 0.1
@@ -124,9 +124,8 @@ class Signed:
 
     Attributes:
         hinges: how many of the units belong to a hinge, one hinge after the other.
-        units, rows, top: as in Planes, some coordinates of the input alone.
-        columns: which coordinates, (k,); all others have coefficient 0.
-        chord: as in Planes.
+        units, top, chord: as in Planes.
+        rows: (U, inputs).
         left, rise: slope of the hinge's flat line, and what the steep one adds, (U,).
         slack: what rounding may add, (U,).
         offsets: the region.
@@ -134,32 +133,33 @@ class Signed:
 
     hinges: Mapping[int, int]
     units: Tensor
-    rows: Tensor
+    rows: Strips
     top: Tensor
     chord: Tensor
     left: Tensor
     rise: Tensor
     slack: Tensor
-    columns: Tensor
     offsets: Offsets
 
     @classmethod
     def of(cls, index: int, planes: Planes, hinge: tuple[float, float], offsets: Offsets) -> Signed:
-        """Of all units with planes of one hinge, and all coordinates."""
+        """Of all units with planes of one hinge."""
+        planes = planes.part(planes.units.argsort())
         slack = 4 * slack_of(planes.rows, planes.rows.abs() * offsets.reach, planes.top, len(planes.units))
         return cls(
-            hinges={index: len(planes.units)}, units=planes.units, rows=planes.rows, top=planes.top, chord=planes.chord,
-            slack=slack, columns=torch.arange(planes.rows.shape[1], device=planes.rows.device), offsets=offsets,
-            left=torch.full_like(planes.top, hinge[0]), rise=torch.full_like(planes.top, hinge[1] - hinge[0]),
+            hinges={index: len(planes.units)}, units=planes.units, rows=Strips.of(planes.rows), top=planes.top,
+            chord=planes.chord, slack=slack, offsets=offsets, left=torch.full_like(planes.top, hinge[0]),
+            rise=torch.full_like(planes.top, hinge[1] - hinge[0]),
         )  # fmt: skip
 
     @classmethod
     def joined(cls, parts: Sequence[Signed]) -> Signed:
-        """Of several hinges, all coordinates of each."""
-        names = [field.name for field in fields(cls) if field.name not in ("hinges", "columns", "offsets")]
+        """Of several hinges."""
+        names = [field.name for field in fields(cls) if field.name not in ("hinges", "rows", "offsets")]
         tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         hinges = {k: count for part in parts for k, count in part.hinges.items()}
-        return cls(hinges=hinges, columns=parts[0].columns, offsets=parts[0].offsets, **tensors)
+        rows = Strips.joined([part.rows for part in parts])
+        return cls(hinges=hinges, rows=rows, offsets=parts[0].offsets, **tensors)
 
     def split(self, of_units: Tensor) -> dict[int, Tensor]:
         """What is given for all units, (U, ...) by hinge."""
@@ -169,32 +169,29 @@ class Signed:
         """What belongs to the units in maps (1, m, *shape) by hinge: (m, U)."""
         return torch.cat([flat_rows(maps[k])[0][:, units] for k, units in self.split(self.units).items()], 1)
 
-    def part(self, chosen: Tensor, *, narrow: bool = True) -> Signed:
-        """Units where `chosen` (U,), and only the coordinates they have if `narrow`."""
+    def part(self, chosen: Tensor) -> Signed:
+        """Units where `chosen` (U,)."""
         if bool(chosen.all()):
             return self
-        rows = self.rows[chosen]
-        present = (rows != 0).any(0).nonzero().squeeze(1) if narrow else torch.arange(rows.shape[1], device=rows.device)
         return replace(
             self, hinges={k: int(mask.sum()) for k, mask in self.split(chosen).items()}, units=self.units[chosen],
-            rows=rows if len(present) == rows.shape[1] else rows[:, present], top=self.top[chosen], chord=self.chord[chosen],
+            rows=self.rows.part(chosen), top=self.top[chosen], chord=self.chord[chosen],
             left=self.left[chosen], rise=self.rise[chosen], slack=self.slack[chosen],
-            columns=self.columns[present],
         )  # fmt: skip
 
     @cached_property
-    def reach(self) -> Tensor:
-        """Of the offsets of these coordinates, (k,)."""
-        return self.offsets.reach[self.columns]
+    def plain(self) -> bool:
+        """Whether all hinges are ReLUs."""
+        return bool((self.left == 0).all() & (self.rise == 1).all())
 
     @cached_property
-    def sizes(self) -> Tensor:
-        return self.rows.abs()
+    def sizes(self) -> Strips:
+        return self.rows.like(self.rows.flat.abs())
 
     @cached_property
     def most(self) -> Tensor:
         """The largest value of `<rows, d>`, (U,)."""
-        return self.sizes @ self.reach
+        return self.sizes.sums(self.offsets.reach)
 
     def shift(self, given: Tensor) -> tuple[Tensor, Tensor]:
         """Constants (..., U) of planes with sums `given` of weights times terms' sizes, and where they come from (`leaning`)."""
@@ -203,8 +200,8 @@ class Signed:
         return torch.maximum(flat, steep) + self.slack, leaning(flat, steep, self.most)
 
     def at(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights at places 0 and 1 (..., U) of planes that touch their hinge at corners q (..., k) of the unit box."""
-        value = ((2 * q - 1) * self.reach) @ self.rows.T
+        """Weights at places 0 and 1 (..., U) of planes that touch their hinge at corners q (1, m, inputs) of the unit box."""
+        value = self.rows.onto((2 * q - 1) * self.offsets.reach)
         z, whole, tiny = self.top + value, self.top + self.most, torch.finfo(q.dtype).tiny
         flat = (whole / (self.most - value).clamp_min(tiny)).clamp(0, 1)
         steep = (z / (self.most + value).clamp_min(tiny)).clamp(0, 1)
@@ -244,7 +241,7 @@ class Cover(ABC):
         return raised_rows(flat.index_add(2, units, -taken), tuple(a.shape[2:])), taken
 
     def through(self, taken: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-        """What is taken, by hinge, as rows (n, m, k) on offsets at the planes' columns, and constants (n, m)."""
+        """What is taken, by hinge, as rows (n, m, inputs) on offsets, and constants (n, m)."""
         return self.sent(torch.cat([taken[k] for k in self.units], 2))
 
     @abstractmethod

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +28,9 @@ from wassertight.certificates.propagation.relaxations import steerable
 from wassertight.certificates.propagation.rounding import Rounding
 from wassertight.certificates.propagation.slopes import ascend
 
-_NEW, _KNOWN = (3, 0.4), (1, 0.1)
+_NEW, _KNOWN = (5, 0.3), (2, 0.1)
 """Gradient steps and the first one's size, for units met for the first time, and for others in the first regions."""
-_REGIONS = 4
+_REGIONS = 2
 """How many regions that is."""
 _TOGETHER = 128
 """Units raised at once, two rows each."""
@@ -39,8 +39,15 @@ _HELD = 10**8
 _PLANES = 6 * 10**6
 """Coefficients of one hinge's planes at most; units with the largest gaps go first."""
 
-_Part: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""Some units of a node, rows on the input that bound them from above, and what they are at most."""
+
+class _Part(NamedTuple):
+    """Some units of a node, rows on the input that bound them from above, what they are at most, and likewise from below."""
+
+    units: Tensor
+    above: Tensor
+    high: Tensor
+    below: Tensor
+    low: Tensor
 
 
 class OwnSlopes(Propagation):
@@ -101,13 +108,15 @@ class OwnSlopes(Propagation):
             found.planes[index] = _joined(parts, low, high, flat_maps(error)[0], self._offsets)
 
     def _straight(self, index: int, units: Tensor, region: Region) -> list[_Part]:
-        """Of units that are affine in the input: which, their rows, and their largest values."""
+        """Of units that are affine in the input, whose row bounds them from both sides."""
         shape, found = self.graph.nodes[index].shape, list[_Part]()
         for part in torch.split(units, _TOGETHER):
             seen: dict[int, Tensor] = {}
             low = lower_bounds(self.graph, index, -_hot(part, shape, region), region, {}, tight=False, seen=seen)
             if 0 in seen:
-                found.append((part, -flat_rows(seen[0])[0], -low[0]))
+                rows = -flat_rows(seen[0])[0]
+                least = -low[0] - 2 * self._offsets.support(rows)
+                found.append(_Part(units=part, above=rows, high=-low[0], below=rows, low=least))
         return found
 
     def _raised(
@@ -148,7 +157,8 @@ class OwnSlopes(Propagation):
                 low[part] = torch.maximum(low[part], ends[0])
                 high[part] = torch.minimum(high[part], -ends[1])
                 if ascent.rows is not None:
-                    parts.append((part, -flat_rows(ascent.rows)[0, len(part) :], -ends[1]))
+                    below, above = flat_rows(ascent.rows)[0].chunk(2)
+                    parts.append(_Part(units=part, above=-above, high=-ends[1], below=below, low=ends[0]))
         return parts
 
     def signed(self, found: Bounds, hinges: list[int]) -> Signed | None:
@@ -171,11 +181,13 @@ def _hot(units: Tensor, shape: tuple[int, ...], region: Region) -> Tensor:
 
 def _joined(parts: list[_Part], low: Tensor, high: Tensor, error: Tensor, offsets: Offsets) -> Planes:
     """Planes of units from their rows and largest values, given bounds (entries,) of all units."""
-    units, rows, ends = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-    error = error[units]
-    above, below = torch.maximum(low, high)[units] + error, error - low[units]
+    units, rows, below = (torch.cat([part[k] for part in parts]) for k in (0, 1, 3))
+    margin = error[units]
+    above, under = torch.maximum(low, high)[units] + margin, margin - low[units]
     found = Planes(
-        units=units, rows=rows, top=ends - offsets.support(rows) + error, chord=(above / (above + below)).clamp(0, 1)
-    )
+        units=units, rows=rows, top=torch.cat([part.high for part in parts]) - offsets.support(rows) + margin,
+        chord=(above / (above + under)).clamp(0, 1), below=below,
+        bottom=torch.cat([part.low for part in parts]) + offsets.support(below) - margin,
+    )  # fmt: skip
     most = max(1, _PLANES // rows.shape[1])
-    return found if len(units) <= most else found.part((found.chord * below).topk(most).indices)
+    return found if len(units) <= most else found.part((found.chord * under).topk(most).indices)

@@ -71,8 +71,8 @@ class Kept:
         if met.double().mean() > _MOST:
             met[:] = True
         part, columns = signed.part(met), self._column[numbers[met]]
-        point = self._points[rows[:, None], part.columns][None]
-        point = torch.where(point.isnan(), 0.5 if corner is None else corner[:, :, part.columns], point)
+        point = self._points[None, rows]
+        point = torch.where(point.isnan(), 0.5 if corner is None else corner, point)
         first, last, kept = (piece[None].contiguous() for piece in self._weights[rows[:, None], :, columns].unbind(2))
         fresh = first.isnan()
         if bool(fresh.any()):
@@ -86,7 +86,7 @@ class Kept:
         for k in self.shapes:
             self._slopes[k][rows] = ascent.choices[k][0]
         if cover is not None:
-            self._points[rows[:, None], cover.signed.columns] = cover.q[0]
+            self._points[rows] = torch.where(flat_rows(ascent.seen[0])[0] != 0, cover.q[0], torch.nan)
             weights = torch.stack((*cover.ends, cover.kept), -1)[0]
             self._weights[rows[:, None], :, self._column[self._numbers(cover.signed)]] = weights
 
@@ -108,7 +108,7 @@ class Kept:
         met = torch.zeros_like(old)
         met[old] = (self._weights[rows, 2][:, self._column[numbers[old]]] < 1).any(0)
         columns = ~self._points[rows].isnan().all(0)
-        met[~old] = (signed.rows[~old][:, columns] != 0).any(1)
+        met[~old] = signed.sizes.sums(columns.to(signed.top.dtype))[~old] > 0
         return met
 
 

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.bounds import Bounds
+from wassertight.certificates.propagation.clipping import Clip
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.hulls import Signed
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation, steerable
 from wassertight.certificates.propagation.sharing import Shared
 from wassertight.certificates.propagation.slopes import Ascent, ascend
+
+CLIPPED = 128
+"""Units with intervals of their own in a leaf."""
 
 
 @dataclass(kw_only=True)
@@ -28,6 +32,7 @@ class Leaves:
         bound: (m,).
         reached: largest radius the leaf is proved at, (m,).
         candidates: units to split, the best first, -1 for none, (m, tries).
+        low, high: intervals of the units that are clipped (`clipping`), (m, CLIPPED), of as many as there are.
     """
 
     target: Tensor
@@ -37,6 +42,8 @@ class Leaves:
     bound: Tensor
     reached: Tensor
     candidates: Tensor
+    low: Tensor
+    high: Tensor
 
     @classmethod
     def first(cls, rows: int, units: int, tries: int, like: Tensor) -> Leaves:
@@ -49,6 +56,8 @@ class Leaves:
             bound=torch.full((rows,), -torch.inf, dtype=like.dtype, device=like.device),
             reached=torch.zeros(rows, dtype=torch.float64, device=like.device),
             candidates=torch.zeros(rows, max(1, min(tries, units)), dtype=torch.long, device=like.device),
+            low=torch.full((rows, CLIPPED), -torch.inf, dtype=like.dtype, device=like.device),
+            high=torch.full((rows, CLIPPED), torch.inf, dtype=like.dtype, device=like.device),
         )
 
     def part(self, rows: Tensor) -> Leaves:
@@ -72,8 +81,28 @@ class Leaves:
         found.sides = found.sides.scatter(1, unit[:, None], side)
         return found
 
+    def widen(self, which: Tensor, low: Tensor, high: Tensor) -> None:
+        """Begin with intervals (K,) of clipped units for leaves where `which` (m,)."""
+        self.low[which, : len(low)], self.high[which, : len(high)] = low, high
+
+    def narrow(self, low: Tensor, high: Tensor) -> Tensor:
+        """Meet the intervals of clipped units with others (m, K); leaves (m,) of which one is empty then keep theirs."""
+        k = low.shape[1]
+        low, high = torch.maximum(self.low[:, :k], low), torch.minimum(self.high[:, :k], high)
+        empty = (low > high).any(1)
+        self.low[~empty, :k], self.high[~empty, :k] = low[~empty], high[~empty]
+        return empty
+
     def __len__(self) -> int:
         return len(self.target)
+
+
+@dataclass(kw_only=True)
+class Common:
+    """What the leaves of a class share at a radius."""
+
+    planes: Shared
+    clip: Clip | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +114,15 @@ class At:
     root: Bounds
     relaxations: dict[int, Relaxation]
     signed: Signed | None
-    planes: dict[int, Shared] = field(default_factory=dict)
+    classes: dict[int, Common] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Bounds (m,) of some leaves, and what gave them."""
+    """Bounds (m,) of some leaves, the best and those of the last evaluation, and what gave them."""
 
     value: Tensor
+    last: Tensor
     ascent: Ascent
     relaxations: dict[int, Relaxation]
 
@@ -117,7 +147,7 @@ class Evaluator:
         self.sizes = [math.prod(graph.nodes[k].shape) for k in self.hinges]
 
     def bounds(
-        self, spec: Tensor, part: Leaves, at: At, iterations: int, planes: Shared | None, *, moves: bool = False
+        self, spec: Tensor, part: Leaves, at: At, iterations: int, common: Common | None, *, moves: bool = False
     ) -> Found:  # fmt: skip
         """Bounds of leaves after some steps of ascent; if `moves`, the ascent raises the planes too.
 
@@ -126,12 +156,19 @@ class Evaluator:
             part: the leaves.
             at: the region.
             iterations: gradient steps.
-            planes: those of the leaves' class, or None.
+            common: of the leaves' class, or None.
         """
         m = len(part)
         self.evaluations += m * (iterations + 1)
         sides, held, choices = dict[int, Tensor](), dict[int, Tensor](), dict[int, Tensor]()
         relaxations, free = dict(at.relaxations), dict[int, Tensor]()
+        if common is not None and common.clip is not None:
+            lows, highs = common.clip.split(part.low), common.clip.split(part.high)
+            for hinge, units in common.clip.hinges.items():
+                relaxation, operation = relaxations[hinge], self.graph.nodes[hinge].operation
+                assert isinstance(relaxation, Elementwise)
+                assert steerable(operation)
+                relaxations[hinge] = relaxation.narrowed(operation, units, lows[hinge], highs[hinge])
         split = [torch.split(v, self.sizes, 1) for v in (part.sides, part.held, part.choices)]
         for hinge, side, price, slopes in zip(self.hinges, *split, strict=True):
             shape, argument, relaxation = (
@@ -146,7 +183,7 @@ class Evaluator:
                 relaxations[hinge] = relaxation.fixed(sides[argument])
             choices[hinge] = slopes.view(shape)
             free[hinge] = (relaxation.free & (side == 0).view(shape)).expand(shape)
-        cover = None if planes is None else planes.rows(free, moves)
+        cover = None if common is None else common.planes.rows(free, moves)
         a = spec[part.target][None]
         allowance = (a.abs() * at.root.error[self.last][:, None]).sum(2)
         ascent = ascend(
@@ -155,7 +192,8 @@ class Evaluator:
         )  # fmt: skip
         value = (ascent.best - allowance)[0]
         value = torch.where(value.isnan(), -torch.inf, value)
-        return Found(value=value, ascent=ascent, relaxations=relaxations)
+        last = (ascent.last - allowance)[0]
+        return Found(value=value, last=last, ascent=ascent, relaxations=relaxations)
 
     def flat(self, maps: dict[int, Tensor], like: Tensor) -> Tensor:
         """Maps (1, m, *shape) by hinge as (m, units); 0 for hinges that have none."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wassertight.certificates.propagation.activations import Activation, Enclosure, Hinge
-from wassertight.certificates.propagation.layout import channels_last, flat_rows
+from wassertight.certificates.propagation.layout import channels_last, flat_rows, raised_rows
 from wassertight.certificates.propagation.operations import Maximum, Product
 
 T = TypeVar("T")
@@ -84,6 +84,27 @@ class Elementwise:
             upper_shift=torch.where(known, charge, self.lines.upper_shift),
         )
         return replace(self, lines=lines, free=self.free & ~known)
+
+    def narrowed(self, activation: Activation, units: Tensor, low: Tensor, high: Tensor) -> Elementwise:
+        """The same with bounds (m, K) of some units, one set a row; units are numbered as `layout.flat_rows` does."""
+        assert self.free is not None
+        shape = tuple(self.error.shape[2:])
+
+        def put(old: Tensor, new: Tensor) -> Tensor:
+            flat = flat_rows(old).expand(1, len(low), -1).clone()
+            return raised_rows(flat.index_copy_(2, units, new[None]), shape)
+
+        error = flat_rows(self.error)[0, :, units]
+        lines = activation.enclose(low - error, high + error)
+        bend = activation.bend(low - error, high + error)
+        own = self.lines
+        charged = Enclosure(
+            lower_slope=put(own.lower_slope, lines.lower_slope),
+            lower_shift=put(own.lower_shift, lines.lower_shift - lines.lower_slope.abs() * error),
+            upper_slope=put(own.upper_slope, lines.upper_slope),
+            upper_shift=put(own.upper_shift, lines.upper_shift + lines.upper_slope.abs() * error),
+        )
+        return replace(self, lines=charged, free=put(self.free, bend))
 
     def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
         row, constant = between(a, *self.gaps())

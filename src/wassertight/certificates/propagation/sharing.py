@@ -14,36 +14,44 @@ from torch import Tensor
 
 from wassertight.certificates.propagation.hulls import Cover, Signed
 from wassertight.certificates.propagation.layout import flat_maps, flat_rows
+from wassertight.certificates.propagation.strips import Strips
 
 
 class Shared(Cover):
     """Planes over a box with weights for all rows together; they begin as chords.
 
     Args:
-        signed: the planes, all coordinates of the input.
+        signed: the planes.
 
     Attributes:
-        tilt: weights (1, 1, U, inputs).
+        tilt: weights (1, 1, entries), at the strips of the planes' rows.
         kept: share of a row that stays with the chord, (1, 1, U).
     """
 
     def __init__(self, signed: Signed) -> None:
         super().__init__(signed)
-        self.tilt = signed.chord[:, None].expand_as(signed.rows)[None, None].contiguous()
+        self.tilt = torch.ones_like(signed.rows.flat)
+        for block, chord in signed.rows.like(self.tilt).by_rows(signed.chord):
+            block.mul_(chord)
+        self.tilt = self.tilt[None, None]
         self.kept = torch.full_like(signed.top, 0.5)[None, None]
         self.moves, self._free = False, dict[int, Tensor]()
-        self._lines: tuple[Tensor, Tensor] | None = None
+        self._lines: tuple[Strips, Tensor] | None = None
 
     def resume(self, other: Shared) -> None:
         """Take the weights of units that other planes, over another region, have too."""
+        mine, theirs = (planes.signed.rows.like(planes.tilt[0, 0]) for planes in (self, other))
+        weights, old_weights = mine.dense(), theirs.dense(torch.nan)
         for k, place in self.places.items():
             if len(place) and len(other.units.get(k, ())):
                 old = torch.full((int(max(self.units[k].max(), other.units[k].max())) + 1,), -1, device=place.device)
                 old[other.units[k]] = other.places[k]
-                mine = old[self.units[k]]
-                both = mine >= 0
-                self.tilt[:, :, place[both]] = other.tilt[:, :, mine[both]]
-                self.kept[:, :, place[both]] = other.kept[:, :, mine[both]]
+                found = old[self.units[k]]
+                both = found >= 0
+                given = old_weights[found[both]]
+                weights[place[both]] = torch.where(given.isnan(), weights[place[both]], given)
+                self.kept[:, :, place[both]] = other.kept[:, :, found[both]]
+        self.tilt = Strips.fitted(weights, mine.runs).flat[None, None]
 
     def rows(self, free: Mapping[int, Tensor], moves: bool) -> Shared:
         """Itself, set up for the rows that come next.
@@ -73,20 +81,25 @@ class Shared(Cover):
         if self._lines is None:
             self._lines = _lines(self.tilt, self.signed)[:2]
         coefficients, shift = self._lines
-        return taken @ coefficients, taken @ shift
+        return coefficients.across(taken), taken @ shift
 
     def values(self, points: Tensor) -> dict[int, Tensor]:
         """The planes at inputs (m, *source), by hinge (1, m, U)."""
         coefficients, shift = _lines(self.tilt, self.signed)[:2] if self._lines is None else self._lines
-        found = (flat_maps(points) - self.signed.offsets.centre) @ coefficients.T + shift
-        return {k: found[None, :, place] for k, place in self.places.items()}
+        found = coefficients.onto((flat_maps(points) - self.signed.offsets.centre)[None]) + shift
+        return {k: found[:, :, place] for k, place in self.places.items()}
 
 
-def _lines(tilt: Tensor, signed: Signed) -> tuple[Tensor, Tensor, Tensor]:
+def _lines(tilt: Tensor, signed: Signed) -> tuple[Strips, Tensor, Tensor]:
     """Coefficients (U, inputs) and constants (U,) of planes, and which line the constants come from."""
-    leant = tilt[0, 0] * signed.rows
-    shift, side = signed.shift(leant.abs() @ signed.reach)
-    return torch.addcmul(signed.left[:, None] * signed.rows, signed.rise[:, None], leant), shift, side
+    leant = signed.rows.like(tilt[0, 0] * signed.rows.flat)
+    shift, side = signed.shift(leant.like(leant.flat.abs()).sums(signed.offsets.reach))
+    if not signed.plain:
+        for (block, rise), (_, rows), (_, left) in zip(
+            leant.by_rows(signed.rise), signed.rows.blocks, leant.by_rows(signed.left), strict=True
+        ):
+            torch.addcmul(block * rise, rows, left, out=block)
+    return leant, shift, side
 
 
 class _Through(torch.autograd.Function):
@@ -95,15 +108,20 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tilt: Tensor, taken: Tensor, signed: Signed) -> tuple[Tensor, Tensor]:
         coefficients, shift, side = _lines(tilt, signed)
-        ctx.save_for_backward(taken, coefficients, shift, side)
-        ctx.signed = signed
-        return taken @ coefficients, taken @ shift
+        ctx.save_for_backward(taken, shift, side)
+        ctx.signed, ctx.coefficients = signed, coefficients
+        return coefficients.across(taken), taken @ shift
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (taken, coefficients, shift, side), signed, (on_row, on_constant) = ctx.saved_tensors, ctx.signed, grads
-        on_taken = torch.addcmul(on_row @ coefficients.T, on_constant[..., None], shift)
+        (taken, shift, side), signed, (on_row, on_constant) = ctx.saved_tensors, ctx.signed, grads
+        on_taken = torch.addcmul(ctx.coefficients.onto(on_row), on_constant[..., None], shift)
         turn = side * (taken * on_constant[..., None]).sum((0, 1))
-        met = (taken.flatten(0, 1).T @ on_row.flatten(0, 1)).mul_(signed.rows)
-        met.addcmul_(turn[:, None] * signed.reach, signed.sizes).mul_(signed.rise[:, None])
-        return met[None, None], on_taken, None
+        met = signed.rows.outer(taken, on_row)
+        met.flat.mul_(signed.rows.flat)
+        for (r, size), (block, given) in zip(signed.sizes.blocks, met.by_rows(turn), strict=True):
+            block.addcmul_(size, given * signed.offsets.reach[r.begin : r.end])
+        if not signed.plain:
+            for block, rise in met.by_rows(signed.rise):
+                block.mul_(rise)
+        return met.flat[None, None], on_taken, None

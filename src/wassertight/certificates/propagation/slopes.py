@@ -34,6 +34,7 @@ class Ascent:
 
     Attributes:
         best: (n, m) best lower bounds seen.
+        last: bounds of the last evaluation.
         choices: for every steered node its slopes (n, m, *shape) in [0, 1], where the best was seen.
         held: signed multipliers (n, m, *shape) of the nodes with splits, likewise.
         seen: rows that arrived at every operation that is not affine in the last evaluation.
@@ -41,6 +42,7 @@ class Ascent:
     """
 
     best: Tensor
+    last: Tensor
     choices: dict[int, Tensor]
     held: dict[int, Tensor]
     seen: dict[int, Tensor]
@@ -159,7 +161,7 @@ def ascend(
             v.requires_grad_(False).copy_(old)
             v.grad = None
     return Ascent(
-        best=best, choices=dict(zip(free, kept, strict=False)), held=dict(zip(prices, kept[len(free) :], strict=False)),
+        best=best, last=value.detach(), choices=dict(zip(free, kept, strict=False)), held=dict(zip(prices, kept[len(free) :], strict=False)),
         seen={index: a.detach() for index, a in seen.items()}, rows=rows,
     )  # fmt: skip
 

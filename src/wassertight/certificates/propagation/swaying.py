@@ -22,7 +22,7 @@ class Swayed(Cover):
 
     Args:
         signed: the planes.
-        q: (1, m, k).
+        q: (1, m, inputs).
         ends: weights at places 0 and 1, (1, m, U) each.
         kept: share of a row that stays with the chord, (1, m, U).
     """
@@ -55,12 +55,12 @@ class _Through(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, first: Tensor, last: Tensor, taken: Tensor, signed: Signed
     ) -> tuple[Tensor, Tensor]:
-        left, rise = signed.left, signed.rise
+        left, rise, reach = signed.left, signed.rise, signed.offsets.reach
         s, middle, half = 2 * q - 1, (first + last) / 2, (last - first) / 2
-        value = (s * signed.reach) @ signed.rows.T
+        value = signed.rows.onto(s * reach)
         shift, side = signed.shift(middle * signed.most + half * value)
-        lean = (taken * half * rise) @ signed.sizes
-        row = torch.addcmul((taken * (left + rise * middle)) @ signed.rows, s, lean)
+        lean = signed.sizes.across(taken * half * rise)
+        row = torch.addcmul(signed.rows.across(taken * (left + rise * middle)), s, lean)
         ctx.save_for_backward(s, middle, half, value, taken, shift, side, lean)
         ctx.signed = signed
         return row, (taken * shift).sum(2)
@@ -69,12 +69,12 @@ class _Through(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         s, middle, half, value, taken, shift, side, lean = ctx.saved_tensors
         signed, (on_row, on_constant) = ctx.signed, grads
-        on_even, on_odd = on_row @ signed.rows.T, (on_row * s) @ signed.sizes.T
+        on_even, on_odd = signed.rows.onto(on_row), signed.sizes.onto(on_row * s)
         on_given = signed.rise * side * on_constant[..., None] * taken
         weight = taken * signed.rise
         on_middle = torch.addcmul(on_given * signed.most, weight, on_even)
         on_half = torch.addcmul(on_given * value, weight, on_odd)
-        on_s = torch.addcmul(on_row * lean, (on_given * half) @ signed.rows, signed.reach)
+        on_s = torch.addcmul(on_row * lean, signed.rows.across(on_given * half), signed.offsets.reach)
         slopes = (signed.left + signed.rise * middle) * on_even + signed.rise * half * on_odd
         on_taken = torch.addcmul(slopes, on_constant[..., None], shift)
         return 2 * on_s, (on_middle - on_half) / 2, (on_middle + on_half) / 2, on_taken, None
