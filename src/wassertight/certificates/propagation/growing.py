@@ -45,7 +45,7 @@ class Effort:
     tolerance: float
     leaves: int
     batch: int
-    ascents: int = 4
+    ascents: int = 2
     tries: int = 3
 
 

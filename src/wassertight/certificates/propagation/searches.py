@@ -55,7 +55,7 @@ class BranchAndBound(CertificateMethod):
     tolerance: float = 1e-3
     leaves: int = 20_000
     batch: int = 48
-    ascents: int = 4
+    ascents: int = 2
     tries: int = 3
     precision: str = "auto"
 
