@@ -265,6 +265,29 @@ def test_growing_meets_what_can_be_proved(monkeypatch: pytest.MonkeyPatch) -> No
     assert 0.09 <= clock() - begun < 0.12
 
 
+@pytest.mark.parametrize("pace", [0.02, 0.04, 0.08])
+def test_steps_follow_from_what_trials_took(pace: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, tree, trials = 0.0, 0.0, 0
+    monkeypatch.setattr(growing.time, "perf_counter", lambda: now)
+
+    def verify(t: float, until: Until) -> Trial:
+        """A second for what is within, then a tree that doubles with the radius; a fifth of it to bound it again."""
+        nonlocal now, tree, trials
+        trials += 1
+        needed = 0.05 * 2 ** ((t - 1.3) / pace)
+        grown = max(needed - tree, 0.0)
+        left = until.due - now - 1 - 0.2 * tree
+        worked = 0.2 * tree + min(grown, max(left, 0.0))
+        tree += min(grown, max(left, 0.0))
+        now += 1 + worked
+        return Trial(proved=t if grown <= left else 0.0, work=worked, again=0.2 * tree)
+
+    found = grow(verify, 1.0, math.inf, 1e-3, 30.0)
+    best = 1.3 + pace * math.log2(29 / 0.05)  # all of the time for one trial
+    assert found > best - 3 * pace
+    assert trials < 15
+
+
 def test_bad_settings_are_told() -> None:
     with pytest.raises(InputError, match="seconds must be positive, got 0"):
         InputSplit(seconds=0)

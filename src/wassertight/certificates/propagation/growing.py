@@ -114,7 +114,7 @@ def grow(
 ) -> float:
     """The largest radius that `verify` proves within `seconds`; never below `proved`.
 
-    Radii grow by two fifths first, then by what there is time for, and never past the ceiling. Below a failure
+    Radii grow by nearly half first, then by what there is time for, and never past the ceiling. Below a failure
     the gap is halved; where little is left of it, radii beyond are tried again, as a failure may have been want of time
     alone. Trials are not begun where less time is left than one took without its leaves.
 
