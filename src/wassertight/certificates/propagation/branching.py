@@ -243,11 +243,12 @@ class Search:
         part.candidates = torch.where(best.values > 0, best.indices, -1)
         self.leaves.put(rows, part)
         self._note(rows, found)
-        if not moves and common is not None:
+        if moves:
+            return
+        if common is not None:
             self._clip(rows, part, found, common, lost)
-        if not moves:
-            self.bounding += time.perf_counter() - begun
-            self.bounded += len(rows)
+        self.bounding += time.perf_counter() - begun
+        self.bounded += len(rows)
 
     def _clip(self, rows: Tensor, part: Leaves, found: Found, common: Common, lost: dict[int, Tensor]) -> None:
         """Bounds leaves that are nearly closed again, over the intervals an input answered otherwise leaves to units."""

@@ -64,28 +64,30 @@ class Clip:
             lost: what units cost, (units,) by hinge, numbered as `layout.flat_rows` does.
             most: how many units to take.
         """
-        pieces: dict[int, list[Tensor]] = {}
-        for k, argument in arguments.items():
-            planes = bounds.planes.get(argument)
-            if planes is not None:
-                low, high = (flat_maps(ends[argument])[0, planes.units] for ends in (bounds.low, bounds.high))
-                rows = torch.stack((planes.rows, -planes.below), 1)
-                top = torch.stack((planes.top, -planes.bottom), 1)
-                pieces[k] = [lost[k][planes.units], planes.units, rows, top, low, high]
-        if not pieces:
+        planes = {k: bounds.planes[argument] for k, argument in arguments.items() if argument in bounds.planes}
+        if not planes:
             return None
-        scores = torch.cat([part[0] for part in pieces.values()])
-        best = scores.topk(min(most, len(scores)))
-        chosen = torch.zeros_like(scores, dtype=torch.bool)
+        scores = [lost[k][part.units] for k, part in planes.items()]
+        joined = torch.cat(scores)
+        best = joined.topk(min(most, len(joined)))
+        chosen = torch.zeros_like(joined, dtype=torch.bool)
         chosen[best.indices[best.values > 0]] = True
-        masks = dict(zip(pieces, torch.split(chosen, [len(part[0]) for part in pieces.values()]), strict=True))
-        masks = {k: mask for k, mask in masks.items() if bool(mask.any())}
-        if not masks:
+        masks = torch.split(chosen, [len(score) for score in scores])
+        parts = {
+            k: part.part(mask) for (k, part), mask in zip(planes.items(), masks, strict=True) if bool(mask.any())
+        }  # fmt: skip
+        if not parts:
             return None
-        rows, top, low, high = (torch.cat([pieces[k][j][mask] for k, mask in masks.items()]) for j in range(2, 6))
+        above, top, below, bottom = (
+            torch.cat([getattr(part, name) for part in parts.values()]) for name in ("rows", "top", "below", "bottom")
+        )
+        low, high = (
+            torch.cat([flat_maps(ends[arguments[k]])[0, part.units] for k, part in parts.items()])
+            for ends in (bounds.low, bounds.high)
+        )
         return cls(
-            hinges={k: pieces[k][1][mask] for k, mask in masks.items()}, rows=rows.transpose(0, 1).contiguous(),
-            top=top.T.contiguous(), low=low, high=high, offsets=offsets,
+            hinges={k: part.units for k, part in parts.items()}, rows=torch.stack((above, -below)),
+            top=torch.stack((top, -bottom)), low=low, high=high, offsets=offsets,
         )  # fmt: skip
 
     def split(self, of_units: Tensor) -> dict[int, Tensor]:
@@ -96,7 +98,7 @@ class Clip:
     def ends(self, w: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
         """Intervals (m, K) of the units at inputs of leaves with `<w, d> <= -base`, for w (m, inputs) and base (m,)."""
         rows, top, reach = self.rows.flatten(0, 1), self.top.flatten(), self.offsets.reach
-        size, whole = self._size, w.abs() @ reach
+        size, whole = self._size, self.offsets.support(w)
         share = (base / whole).clamp_max(1 - 1e-3)
         guess = size * (share / whole / (1 - share**2).sqrt())[:, None]
         best, chunk = torch.empty_like(guess), max(1, CACHED // rows.numel())

@@ -182,5 +182,6 @@ class _Budget:
         """Relative step in radius that takes the time of the next trial."""
         if self._grown == 0:
             return _STEP
-        room = (left - self.others(left)) * (1 if self.others(left) else _SAFE) - self._fixed
+        others = self.others(left)
+        room = (left - others if others else _SAFE * left) - self._fixed
         return min(max(self._pace * math.log2(1 + max(room, 0.0) / self._grown), _LEAST), _STEP)

@@ -180,14 +180,13 @@ def _hot(units: Tensor, shape: tuple[int, ...], region: Region) -> Tensor:
 
 
 def _joined(parts: list[_Part], low: Tensor, high: Tensor, error: Tensor, offsets: Offsets) -> Planes:
-    """Planes of units from their rows and largest values, given bounds (entries,) of all units."""
-    units, rows, below = (torch.cat([part[k] for part in parts]) for k in (0, 1, 3))
+    """Planes of units from their rows and extreme values, given bounds (entries,) of all units."""
+    units, rows, highest, below, lowest = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
     margin = error[units]
     above, under = torch.maximum(low, high)[units] + margin, margin - low[units]
     found = Planes(
-        units=units, rows=rows, top=torch.cat([part.high for part in parts]) - offsets.support(rows) + margin,
-        chord=(above / (above + under)).clamp(0, 1), below=below,
-        bottom=torch.cat([part.low for part in parts]) + offsets.support(below) - margin,
+        units=units, rows=rows, top=highest - offsets.support(rows) + margin,
+        chord=(above / (above + under)).clamp(0, 1), below=below, bottom=lowest + offsets.support(below) - margin,
     )  # fmt: skip
     most = max(1, _PLANES // rows.shape[1])
     return found if len(units) <= most else found.part((found.chord * under).topk(most).indices)

@@ -171,11 +171,8 @@ class Evaluator:
                 relaxations[hinge] = relaxation.narrowed(operation, units, lows[hinge], highs[hinge])
         split = [torch.split(v, self.sizes, 1) for v in (part.sides, part.held, part.choices)]
         for hinge, side, price, slopes in zip(self.hinges, *split, strict=True):
-            shape, argument, relaxation = (
-                (1, m, *self.graph.nodes[hinge].shape),
-                self.arguments[hinge],
-                relaxations[hinge],
-            )
+            shape, argument = (1, m, *self.graph.nodes[hinge].shape), self.arguments[hinge]
+            relaxation = relaxations[hinge]
             assert isinstance(relaxation, Elementwise)
             assert relaxation.free is not None
             if bool((side != 0).any()):

@@ -53,13 +53,7 @@ class Elementwise:
         if steerable(activation):
             free = activation.bend(low, high)
             hinge = (float(activation.left), float(activation.right))
-        charged = Enclosure(
-            lower_slope=lines.lower_slope,
-            lower_shift=lines.lower_shift - lines.lower_slope.abs() * error,
-            upper_slope=lines.upper_slope,
-            upper_shift=lines.upper_shift + lines.upper_slope.abs() * error,
-        )
-        return cls(lines=charged, error=error, free=free, hinge=hinge)
+        return cls(lines=_charged(lines, error), error=error, free=free, hinge=hinge)
 
     def steered(self, choice: Tensor) -> Steered:
         """The same with lower slopes at `choice` in [0, 1] between the hinge's, (n, m, *shape), where they are free."""
@@ -95,16 +89,10 @@ class Elementwise:
             return raised_rows(flat.index_copy_(2, units, new[None]), shape)
 
         error = flat_rows(self.error)[0, :, units]
-        lines = activation.enclose(low - error, high + error)
-        bend = activation.bend(low - error, high + error)
-        own = self.lines
-        charged = Enclosure(
-            lower_slope=put(own.lower_slope, lines.lower_slope),
-            lower_shift=put(own.lower_shift, lines.lower_shift - lines.lower_slope.abs() * error),
-            upper_slope=put(own.upper_slope, lines.upper_slope),
-            upper_shift=put(own.upper_shift, lines.upper_shift + lines.upper_slope.abs() * error),
-        )
-        return replace(self, lines=charged, free=put(self.free, bend))
+        low, high = low - error, high + error
+        charged = vars(_charged(activation.enclose(low, high), error))
+        lines = Enclosure(**{name: put(old, charged[name]) for name, old in vars(self.lines).items()})
+        return replace(self, lines=lines, free=put(self.free, activation.bend(low, high)))
 
     def pull(self, a: Tensor) -> tuple[list[Tensor], Tensor]:
         row, constant = between(a, *self.gaps())
@@ -115,6 +103,15 @@ class Elementwise:
         lines = self.lines
         gaps = lines.upper_slope - lines.lower_slope, lines.upper_shift - lines.lower_shift
         return lines.lower_slope, lines.lower_shift, *gaps
+
+
+def _charged(lines: Enclosure, error: Tensor) -> Enclosure:
+    """Lines for an argument that rounding may move by the error."""
+    return replace(
+        lines,
+        lower_shift=lines.lower_shift - lines.lower_slope.abs() * error,
+        upper_shift=lines.upper_shift + lines.upper_slope.abs() * error,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,9 +95,8 @@ def _lines(tilt: Tensor, signed: Signed) -> tuple[Strips, Tensor, Tensor]:
     leant = signed.rows.like(tilt[0, 0] * signed.rows.flat)
     shift, side = signed.shift(leant.like(leant.flat.abs()).sums(signed.offsets.reach))
     if not signed.plain:
-        for (block, rise), (_, rows), (_, left) in zip(
-            leant.by_rows(signed.rise), signed.rows.blocks, leant.by_rows(signed.left), strict=True
-        ):
+        both = zip(leant.by_rows(signed.rise), signed.rows.by_rows(signed.left), strict=True)
+        for (block, rise), (rows, left) in both:
             torch.addcmul(block * rise, rows, left, out=block)
     return leant, shift, side
 

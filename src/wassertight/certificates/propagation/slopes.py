@@ -161,8 +161,9 @@ def ascend(
             v.requires_grad_(False).copy_(old)
             v.grad = None
     return Ascent(
-        best=best, last=value.detach(), choices=dict(zip(free, kept, strict=False)), held=dict(zip(prices, kept[len(free) :], strict=False)),
-        seen={index: a.detach() for index, a in seen.items()}, rows=rows,
+        best=best, last=value.detach(), choices=dict(zip(free, kept, strict=False)),
+        held=dict(zip(prices, kept[len(free) :], strict=False)), rows=rows,
+        seen={index: a.detach() for index, a in seen.items()},
     )  # fmt: skip
 
 

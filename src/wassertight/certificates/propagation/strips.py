@@ -133,9 +133,10 @@ class Strips:
 
 def _runs(begin: Tensor, end: Tensor, first: int) -> list[Run]:
     """Strips for rows with ranges of columns, halved where that saves enough."""
-    count, low, high = len(begin), int(begin.min()) if len(begin) else 0, int(end.max()) if len(end) else 0
+    count = len(begin)
     if count == 0:
         return []
+    low, high = int(begin.min()), int(end.max())
     whole = Run(first, first + count, min(low, max(high - 1, 0)), max(high, 1))
     if count > 1 and whole.entries > _WORTH:
         before = end.cummax(0).values[:-1] - begin.cummin(0).values[:-1]
