@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wassertight.certificates.propagation import hulls
+from wassertight.certificates.propagation import sharing
 from wassertight.certificates.propagation.bounds import Bounds
 from wassertight.certificates.propagation.hulls import Cover, Offsets, Planes, Signed
 from wassertight.certificates.propagation.inner import OwnSlopes
@@ -57,8 +57,8 @@ HINGE = 4
 def _diverted(cover: Cover, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What is left of rows at the hinge, and rows on all offsets and constants of what is taken."""
     rest, taken = cover.divert(HINGE, a)
-    part, constant = cover.through({HINGE: taken})
-    return rest, part, constant
+    least, part = cover.least(a.new_zeros(1, ROWS, INPUTS), {HINGE: taken})
+    return rest, part, least + cover.signed.offsets.support(part)
 
 
 def _excess(cover: Cover, planes: Planes, hinge: tuple[float, float], offsets: Tensor) -> Tensor:
@@ -86,6 +86,7 @@ def test_shared_planes_are_above_the_hinge(hinge: tuple[float, float]) -> None:
     planes, offsets = _planes(region), Offsets(region)
     signed = Signed.of(HINGE, planes, hinge, offsets)
     cover = Shared(signed)
+    cover.kept.zero_()
     points = _inside(region, 500)
     for_all = cover.rows(_free(ROWS), moves=False)
     chord = _excess(for_all, planes, hinge, points)
@@ -94,7 +95,7 @@ def test_shared_planes_are_above_the_hinge(hinge: tuple[float, float]) -> None:
     low, high = (planes.top - offsets.support(planes.rows), planes.top + offsets.support(planes.rows))
     left, right = hinge
     line = left * z + (right - left) * planes.chord * (z - low)  # with equal weights a plane is the chord
-    taken = 0.5 * (line - torch.maximum(left * z, right * z))
+    taken = line - torch.maximum(left * z, right * z)
     assert torch.allclose(chord[:, 0][:, high > 0], taken[:, high > 0], atol=1e-9)
     generator = torch.Generator().manual_seed(3)
     cover = Shared(signed)
@@ -121,7 +122,7 @@ def test_shared_planes_are_above_the_hinge(hinge: tuple[float, float]) -> None:
 
 
 @pytest.mark.parametrize("hinge", [(0.0, 1.0), (0.1, 1.0)])
-def test_swayed_planes_are_above_the_hinge_and_touch_it_at_their_corner(hinge: tuple[float, float]) -> None:
+def test_swayed_planes_are_above_the_hinge_and_touch_it_at_their_point(hinge: tuple[float, float]) -> None:
     region = _region()
     planes, offsets = _planes(region), Offsets(region)
     signed = Signed.of(HINGE, planes, hinge, offsets)
@@ -130,41 +131,67 @@ def test_swayed_planes_are_above_the_hinge_and_touch_it_at_their_corner(hinge: t
     def drawn(*shape: int) -> Tensor:
         return torch.rand(1, ROWS, *shape, dtype=torch.float64, generator=generator)
 
-    loose = Swayed(signed, drawn(INPUTS), (drawn(UNITS), drawn(UNITS)), drawn(UNITS))
+    loose = Swayed(signed, 2 * drawn(INPUTS) - 1, drawn(UNITS))
     assert _excess(loose, planes, hinge, _inside(region, 500)).min() > -1e-12
-    corner = (drawn(INPUTS) > 0.5).double()
-    place = (2 * corner - 1) * offsets.reach
-    close = Swayed(signed, corner, signed.at(corner), torch.zeros(1, ROWS, UNITS, dtype=torch.float64))
-    points = torch.cat((place[0], _inside(region, 500)))
+    corner = 2.0 * (drawn(INPUTS) > 0.5) - 1
+    close = Swayed(signed, corner, torch.zeros(1, ROWS, UNITS, dtype=torch.float64))
+    points = torch.cat((corner[0] * offsets.reach, _inside(region, 500)))
     excess = _excess(close, planes, hinge, points)
     assert excess.min() > -1e-12
     assert excess[torch.arange(ROWS), torch.arange(ROWS)].max() < 1e-9
-    some = torch.arange(UNITS) % 2 == 0
-    part = signed.part(some)
-    for mine, all_of_them in zip(part.at(corner), signed.at(corner), strict=True):
-        assert torch.allclose(mine, all_of_them[..., some])
+    chord = Swayed(signed, corner, torch.ones(1, ROWS, UNITS, dtype=torch.float64))
+    assert (_excess(chord, planes, hinge, points) == 0).all()
+
+
+def test_points_step_to_where_rows_are_least_and_planes_are_better_there() -> None:
+    region = _region()
+    planes, offsets = _planes(region), Offsets(region)
+    signed = Signed.of(HINGE, planes, (0.0, 1.0), offsets)
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.randn(1, ROWS, INPUTS, dtype=torch.float64, generator=generator)
+    taken = -torch.rand(1, ROWS, UNITS, dtype=torch.float64, generator=generator)
+    cover = Swayed(signed, torch.zeros(1, ROWS, INPUTS, dtype=torch.float64), torch.zeros(1, ROWS, UNITS))
+    found = []
+    for step in range(40):
+        least, whole = cover.least(rows, {HINGE: taken})
+        found.append(least)
+        cover.turn(whole, 0.5 * 0.9**step)
+    assert (cover.point.abs() <= 1).all()
+    assert (torch.stack(found).amax(0) >= found[0]).all()
+    points = _inside(region, 20_000)
+    values = (offsets.centre + points) @ rows[0].T + torch.relu(points @ planes.rows.T + planes.top) @ taken[0].T
+    assert (torch.stack(found).amax(0) <= values.amin(0) + 1e-9).all()
+    before, after = (values.amin(0) - found[0])[0], (values.amin(0) - torch.stack(found).amax(0))[0]
+    assert after.sum() < 0.7 * before.sum()
 
 
 @pytest.mark.parametrize("hinge", [(0.0, 1.0), (0.2, 0.7)])
 @pytest.mark.parametrize("kind", ["shared", "swayed"])
 def test_gradients_of_covers_are_right(kind: str, hinge: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hulls, "_TIE", 1e-12)  # no ties at random weights
+    monkeypatch.setattr(sharing, "_TIE", 1e-12)  # no ties at random weights
     region, generator = _region(), torch.Generator().manual_seed(5)
     planes, offsets = _planes(region), Offsets(region)
-    shapes = [(INPUTS,), (UNITS,), (UNITS,), (UNITS,)] if kind == "swayed" else [(UNITS * INPUTS,), (UNITS,)]
+    shapes = [(UNITS,)] if kind == "swayed" else [(UNITS * INPUTS,), (UNITS,)]
     rows = ROWS if kind == "swayed" else 1
     a = -torch.rand(1, ROWS, UNITS + 2, dtype=torch.float64, generator=generator)
     variables = [torch.rand(1, rows, *shape, dtype=torch.float64, generator=generator) for shape in shapes]
 
-    def diverted(a: Tensor, *variables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if kind == "swayed":
-            q, first, last, share = variables
-            return _diverted(Swayed(Signed.of(HINGE, planes, hinge, offsets), q, (first, last), share), a)
-        cover = Shared(Signed.of(HINGE, planes, hinge, offsets))
-        cover.tilt, cover.kept = variables
-        return _diverted(cover.rows(_free(ROWS), moves=True), a)
+    point = 2 * torch.rand(1, ROWS, INPUTS, dtype=torch.float64, generator=generator) - 1
+    straight = torch.randn(1, ROWS, INPUTS, dtype=torch.float64, generator=generator)
 
-    inputs = [v.requires_grad_() for v in (a, *variables)]
+    def diverted(straight: Tensor, a: Tensor, *variables: Tensor) -> tuple[Tensor, Tensor]:
+        signed = Signed.of(HINGE, planes, hinge, offsets)
+        cover: Cover
+        if kind == "swayed":
+            cover = Swayed(signed, point, *variables)
+        else:
+            shared = Shared(signed)
+            shared.tilt, shared.kept = variables
+            cover = shared.rows(_free(ROWS), moves=True)
+        rest, taken = cover.divert(HINGE, a)
+        return rest, cover.least(straight, {HINGE: taken})[0]
+
+    inputs = [v.requires_grad_() for v in (straight, a, *variables)]
     assert torch.autograd.gradcheck(diverted, inputs)
 
 

@@ -66,12 +66,13 @@ def _with_planes(
     rows: Tensor | None, cover: Cover, taken: Mapping[int, Tensor], graph: Graph, seen: dict[int, Tensor] | None
 ) -> Tensor:
     """Least values (n, m) of rows on the input together with what was taken from them on the way."""
-    planes, shift = cover.through(taken)
-    flat = planes.new_zeros(*planes.shape[:2], math.prod(graph.source)) if rows is None else flat_rows(rows)
-    least, whole = cover.signed.offsets.least(flat, planes)
+    if rows is None:
+        some = next(iter(taken.values()))
+        rows = some.new_zeros(*some.shape[:2], *graph.source)
+    least, whole = cover.least(flat_rows(rows), taken)
     if seen is not None:
         seen[0] = raised_rows(whole, graph.source)
-    return least + shift
+    return least
 
 
 def _pulled(

@@ -5,7 +5,7 @@ pass costs as much as 1 + d evaluations of the network, d the number of coordina
 of inner nodes cost one evaluation a unit and layer. So forward bounds pay for low-dimensional inputs and wide networks.
 
 Differs from forward mode LiRPA as published (2002.12920): 1. every bound is the better of forms and intervals; 2. final
-margins may be pulled back instead, which costs one evaluation a class and is tighter.
+margins may be pulled back instead, which costs one evaluation a class and is nearly always tighter.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ varies. At an extreme point of the region the envelope is the hinge itself, and 
 chord loses there what the best plane does not.
 
 For one layer over a box these are the inequalities of Anderson et al. (1811.01988); Tjandraatmadja et al. (2006.14076)
-choose one of them a unit. Here A is a linear bound of any argument in the network's input, t is raised by gradients
-(`swaying`, `sharing`), and a unit may have its row divided between plane and chord.
+choose one of them a unit. Here A is a linear bound of any argument in the network's input, t follows from a point of the
+region (`swaying`) or is raised by gradients (`sharing`), and a unit may have its row divided between plane and chord.
 """
 
 from __future__ import annotations
@@ -104,18 +104,6 @@ class _Least(torch.autograd.Function):
         return torch.addcmul(turned, on_least, offsets.centre), turned, None
 
 
-_TIE = 0.1
-"""Part of a plane's reach."""
-
-
-def leaning(flat: Tensor, steep: Tensor, reach: Tensor) -> Tensor:
-    """1 where the flat line gives a plane's constant, -1 where the steep one does, in between where they are close.
-
-    Planes that touch their hinge begin with a tie, and ascents do better when they do not take sides there.
-    """
-    return ((flat - steep) / (_TIE * reach)).clamp(-1, 1)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Signed:
     """Planes over a box, for sums over coordinates of many rows.
@@ -193,19 +181,11 @@ class Signed:
         """The largest value of `<rows, d>`, (U,)."""
         return self.sizes.sums(self.offsets.reach)
 
-    def shift(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Constants (..., U) of planes with sums `given` of weights times terms' sizes, and where they come from (`leaning`)."""
+    def lines(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Constants (..., U) by the flat and by the steep line of planes with sums `given` of weights times terms' sizes;
+        a plane's is the larger one, and slack."""
         flat = self.left * self.top + self.rise * given
-        steep = (self.left + self.rise) * self.top + self.rise * (self.most - given)
-        return torch.maximum(flat, steep) + self.slack, leaning(flat, steep, self.most)
-
-    def at(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights at places 0 and 1 (..., U) of planes that touch their hinge at corners q (1, m, inputs) of the unit box."""
-        value = self.rows.onto((2 * q - 1) * self.offsets.reach)
-        z, whole, tiny = self.top + value, self.top + self.most, torch.finfo(q.dtype).tiny
-        flat = (whole / (self.most - value).clamp_min(tiny)).clamp(0, 1)
-        steep = (z / (self.most + value).clamp_min(tiny)).clamp(0, 1)
-        return torch.where(z > 0, 1.0, flat), torch.where(z > 0, steep, 0.0)
+        return flat, (self.left + self.rise) * self.top + self.rise * (self.most - given)
 
 
 class Cover(ABC):
@@ -229,6 +209,11 @@ class Cover(ABC):
     def variables(self) -> list[Tensor]:
         """What an ascent may move, in [0, 1]; one entry a row in their second dimension, or one for all rows."""
 
+    @property
+    @abstractmethod
+    def shares(self) -> list[float]:
+        """Steps of the variables, in steps of slopes."""
+
     @abstractmethod
     def share(self, hinge: int) -> Tensor:
         """Of what arrives from below, the part that goes through planes, (n, m, U)."""
@@ -240,13 +225,18 @@ class Cover(ABC):
         taken = flat[:, :, units].clamp_max(0) * self.share(hinge)
         return raised_rows(flat.index_add(2, units, -taken), tuple(a.shape[2:])), taken
 
-    def through(self, taken: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-        """What is taken, by hinge, as rows (n, m, inputs) on offsets, and constants (n, m)."""
-        return self.sent(torch.cat([taken[k] for k in self.units], 2))
+    def least(self, rows: Tensor, taken: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """Least values (n, m) over the box of rows (n, m, inputs) and what is taken, by hinge, together: with the rows
+        (n, m, inputs) on offsets that give them."""
+        return self.joined(rows, torch.cat([taken[k] for k in self.units], 2))
 
     @abstractmethod
-    def sent(self, taken: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of all hinges together, (n, m, U)."""
+    def joined(self, rows: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for what is taken of all hinges together, (n, m, U)."""
+
+    @abstractmethod
+    def turn(self, rows: Tensor, step: float) -> None:
+        """Move what has no gradients, after a step of an ascent of that size, for rows (n, m, inputs) as found by `least`."""
 
 
 def slack_of(a: Tensor, reach: Tensor, top: Tensor, units: int) -> Tensor:

@@ -149,16 +149,17 @@ class OwnSlopes(Propagation):
                 cover = None if signed is None else kept.cover(rows, signed, seen or None)
                 ascent = ascend(
                     self.graph, index, a, region, relaxations, iterations=steps, rate=rate, tight=False,
-                    choices=kept.choices(rows), cover=cover, keep_rows=index in self.covered,
+                    choices=kept.choices(rows), cover=cover, latest=True,
                 )  # fmt: skip
                 self.evaluations += len(rows) * (steps + 1)
                 kept.keep(rows, ascent, cover)
                 ends = ascent.best.view(2, len(part))
                 low[part] = torch.maximum(low[part], ends[0])
                 high[part] = torch.minimum(high[part], -ends[1])
-                if ascent.rows is not None:
-                    below, above = flat_rows(ascent.rows)[0].chunk(2)
-                    parts.append(_Part(units=part, above=-above, high=-ends[1], below=below, low=ends[0]))
+                if index in self.covered and 0 in ascent.seen:
+                    below, above = flat_rows(ascent.seen[0])[0].chunk(2)
+                    least = ascent.last.view(2, len(part))
+                    parts.append(_Part(units=part, above=-above, high=-least[1], below=below, low=least[0]))
         return parts
 
     def signed(self, found: Bounds, hinges: list[int]) -> Signed | None:

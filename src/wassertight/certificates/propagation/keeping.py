@@ -1,4 +1,4 @@
-"""What is kept of rows that are bounded again and again, as regions change: slopes, and planes' points and weights."""
+"""What is kept of rows that are bounded again and again, as regions change: slopes, points that planes touch at, and shares."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from wassertight.certificates.propagation.layout import flat_rows
 from wassertight.certificates.propagation.slopes import Ascent
 from wassertight.certificates.propagation.swaying import Swayed
 
+_KEPT = 0.7
+"""Share that stays with the chord to begin with: most of it, as known rows meet new planes with few steps left."""
 _MOST = 0.8
 """Share of all planes from which on rows take them all, which saves copies."""
 
@@ -33,19 +35,19 @@ class Kept:
         sizes = [math.prod(shape) for shape in self.shapes.values()]
         self._begins = dict(zip(hinges, (0, *itertools.accumulate(sizes)), strict=False))
         self._slopes = {k: like.new_empty(0, *shape) for k, shape in self.shapes.items()}
-        self._points, self._weights = like.new_empty(0, math.prod(graph.source)), like.new_empty(0, 3, 0)
-        self._column = torch.full((sum(sizes),), -1, device=like.device)  # of the weights of a unit
+        self._points, self._shares = like.new_empty(0, math.prod(graph.source)), like.new_empty(0, 0)
+        self._column = torch.full((sum(sizes),), -1, device=like.device)  # of the shares of a unit
 
     @property
     def cost(self) -> int:
         """Numbers kept for one row, at most."""
-        return 4 * len(self._column) + self._points.shape[1]
+        return 2 * len(self._column) + self._points.shape[1]
 
     def add(self, rows: int) -> Tensor:
         """New rows, and their numbers."""
         have = len(self._points)
         self._slopes = {k: _longer(old, rows) for k, old in self._slopes.items()}
-        self._points, self._weights = _longer(self._points, rows), _longer(self._weights, rows)
+        self._points, self._shares = _longer(self._points, rows), _longer(self._shares, rows)
         return have + torch.arange(rows, device=self._column.device)
 
     def choices(self, rows: Tensor) -> dict[int, Tensor]:
@@ -71,42 +73,35 @@ class Kept:
         if met.double().mean() > _MOST:
             met[:] = True
         part, columns = signed.part(met), self._column[numbers[met]]
-        point = self._points[None, rows]
-        point = torch.where(point.isnan(), 0.5 if corner is None else corner, point)
-        first, last, kept = (piece[None].contiguous() for piece in self._weights[rows[:, None], :, columns].unbind(2))
-        fresh = first.isnan()
-        if bool(fresh.any()):
-            begin = part.at(point)
-            first, last = torch.where(fresh, begin[0], first), torch.where(fresh, begin[1], last)
-            kept = torch.where(fresh, 0.5, kept)
-        return Swayed(part, point, (first, last), kept)
+        point, kept = self._points[None, rows], self._shares[None, rows[:, None], columns]
+        point = torch.where(point.isnan(), 0.0 if corner is None else corner, point)
+        return Swayed(part, point, torch.where(kept.isnan(), _KEPT, kept))
 
     def keep(self, rows: Tensor, ascent: Ascent, cover: Swayed | None) -> None:
         """What an ascent ended with."""
         for k in self.shapes:
             self._slopes[k][rows] = ascent.choices[k][0]
         if cover is not None:
-            self._points[rows] = torch.where(flat_rows(ascent.seen[0])[0] != 0, cover.q[0], torch.nan)
-            weights = torch.stack((*cover.ends, cover.kept), -1)[0]
-            self._weights[rows[:, None], :, self._column[self._numbers(cover.signed)]] = weights
+            self._points[rows] = torch.where(flat_rows(ascent.seen[0])[0] != 0, cover.point[0], torch.nan)
+            self._shares[rows[:, None], self._column[self._numbers(cover.signed)]] = cover.kept[0]
 
     def _numbers(self, signed: Signed) -> Tensor:
         """Units with planes, numbered over all hinges together."""
         return torch.cat([self._begins[k] + units for k, units in signed.split(signed.units).items()])
 
     def _place(self, numbers: Tensor) -> None:
-        """Room for the weights of units."""
-        new, have = numbers[self._column[numbers] < 0], self._weights.shape[2]
+        """Room for the shares of units."""
+        new, have = numbers[self._column[numbers] < 0], self._shares.shape[1]
         if len(new):
             self._column[new] = have + torch.arange(len(new), device=new.device)
-            more = self._weights.new_full((*self._weights.shape[:2], len(new)), torch.nan)
-            self._weights = torch.cat((self._weights, more), 2)
+            more = self._shares.new_full((len(self._shares), len(new)), torch.nan)
+            self._shares = torch.cat((self._shares, more), 1)
 
     def _met(self, rows: Tensor, signed: Signed, numbers: Tensor) -> Tensor:
         """Which units some rows send anything through, or may: new ones that see inputs these rows see."""
         old = self._column[numbers] >= 0
         met = torch.zeros_like(old)
-        met[old] = (self._weights[rows, 2][:, self._column[numbers[old]]] < 1).any(0)
+        met[old] = (self._shares[rows][:, self._column[numbers[old]]] < 1).any(0)
         columns = ~self._points[rows].isnan().all(0)
         met[~old] = signed.sizes.sums(columns.to(signed.top.dtype))[~old] > 0
         return met
@@ -119,4 +114,4 @@ def _longer(old: Tensor, rows: int) -> Tensor:
 def _corner(steep: Tensor) -> Tensor:
     """Points (1, m, inputs) towards the corners where rows are least, in between where their entries are small."""
     size = steep.abs().mean(2, keepdim=True).clamp_min(torch.finfo(steep.dtype).tiny)
-    return (0.5 + steep / size).clamp(0, 1)
+    return (2 * steep / size).clamp(-1, 1)

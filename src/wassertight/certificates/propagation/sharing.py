@@ -16,6 +16,13 @@ from wassertight.certificates.propagation.hulls import Cover, Signed
 from wassertight.certificates.propagation.layout import flat_maps, flat_rows
 from wassertight.certificates.propagation.strips import Strips
 
+_SHARES = 1.0, 0.5
+"""Steps of weights and of what stays with the chord, in steps of slopes."""
+_KEPT = 0.2
+"""What stays with the chord to begin with."""
+_TIE = 0.1
+"""Part of a plane's reach."""
+
 
 class Shared(Cover):
     """Planes over a box with weights for all rows together; they begin as chords.
@@ -34,7 +41,7 @@ class Shared(Cover):
         for block, chord in signed.rows.like(self.tilt).by_rows(signed.chord):
             block.mul_(chord)
         self.tilt = self.tilt[None, None]
-        self.kept = torch.full_like(signed.top, 0.5)[None, None]
+        self.kept = torch.full_like(signed.top, _KEPT)[None, None]
         self.moves, self._free = False, dict[int, Tensor]()
         self._lines: tuple[Strips, Tensor] | None = None
 
@@ -71,17 +78,28 @@ class Shared(Cover):
         """Weights and shares."""
         return [self.tilt, self.kept] if self.moves else []
 
+    @property
+    def shares(self) -> list[float]:
+        return list(_SHARES) if self.moves else []
+
     def share(self, hinge: int) -> Tensor:
         return (1 - self.kept[:, :, self.places[hinge]]) * self._free[hinge]
 
-    def sent(self, taken: Tensor) -> tuple[Tensor, Tensor]:
+    def joined(self, rows: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+        planes: Tensor
+        constant: Tensor
         if self.moves:
-            found: tuple[Tensor, Tensor] = _Through.apply(self.tilt, taken, self.signed)  # type: ignore[no-untyped-call]
-            return found
-        if self._lines is None:
-            self._lines = _lines(self.tilt, self.signed)[:2]
-        coefficients, shift = self._lines
-        return coefficients.across(taken), taken @ shift
+            planes, constant = _Through.apply(self.tilt, taken, self.signed)  # type: ignore[no-untyped-call]
+        else:
+            if self._lines is None:
+                self._lines = _lines(self.tilt, self.signed)[:2]
+            coefficients, shift = self._lines
+            planes, constant = coefficients.across(taken), taken @ shift
+        least, whole = self.signed.offsets.least(rows, planes)
+        return least + constant, whole
+
+    def turn(self, rows: Tensor, step: float) -> None:
+        pass  # all that moves has gradients
 
     def values(self, points: Tensor) -> dict[int, Tensor]:
         """The planes at inputs (m, *source), by hinge (1, m, U)."""
@@ -93,12 +111,20 @@ class Shared(Cover):
 def _lines(tilt: Tensor, signed: Signed) -> tuple[Strips, Tensor, Tensor]:
     """Coefficients (U, inputs) and constants (U,) of planes, and which line the constants come from."""
     leant = signed.rows.like(tilt[0, 0] * signed.rows.flat)
-    shift, side = signed.shift(leant.like(leant.flat.abs()).sums(signed.offsets.reach))
+    flat, steep = signed.lines(leant.like(leant.flat.abs()).sums(signed.offsets.reach))
     if not signed.plain:
         both = zip(leant.by_rows(signed.rise), signed.rows.by_rows(signed.left), strict=True)
         for (block, rise), (rows, left) in both:
             torch.addcmul(block * rise, rows, left, out=block)
-    return leant, shift, side
+    return leant, torch.maximum(flat, steep) + signed.slack, _leaning(flat, steep, signed.most)
+
+
+def _leaning(flat: Tensor, steep: Tensor, reach: Tensor) -> Tensor:
+    """1 where the flat line gives a plane's constant, -1 where the steep one does, in between where they are close.
+
+    Planes that touch their hinge begin with a tie, and ascents do better when they do not take sides there.
+    """
+    return ((flat - steep) / (_TIE * reach)).clamp(-1, 1)
 
 
 class _Through(torch.autograd.Function):

@@ -18,14 +18,15 @@ from torch import Tensor
 from wassertight.certificates.propagation.backward import lower_bounds
 from wassertight.certificates.propagation.graph import Graph
 from wassertight.certificates.propagation.hulls import Cover
+from wassertight.certificates.propagation.layout import flat_rows
 from wassertight.certificates.propagation.region import Region
 from wassertight.certificates.propagation.relaxations import Elementwise, Relaxation
 
+_PRICE = 0.3
+"""Step of multipliers, in steps of slopes."""
 _DECAY = 0.97
 _MOMENTS = (0.4, 0.99)
 """Adam's; ascents are a few steps long, over which its usual 0.9 carries the first direction too far."""
-_TILT = 0.5
-"""Step of a cover's variables, in steps of slopes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,7 @@ class Ascent:
         last: bounds of the last evaluation.
         choices: for every steered node its slopes (n, m, *shape) in [0, 1], where the best was seen.
         held: signed multipliers (n, m, *shape) of the nodes with splits, likewise.
-        seen: rows that arrived at every operation that is not affine in the last evaluation.
-        rows: rows on the input (n, m, *source) where the best was seen, if they were asked for.
+        seen: rows that arrived at every operation that is not affine, and at the input, in the last evaluation.
     """
 
     best: Tensor
@@ -46,7 +46,6 @@ class Ascent:
     choices: dict[int, Tensor]
     held: dict[int, Tensor]
     seen: dict[int, Tensor]
-    rows: Tensor | None = None
 
 
 def ascend(
@@ -64,7 +63,7 @@ def ascend(
     cover: Cover | None = None,
     offset: Tensor | None = None,
     tight: bool = True,
-    keep_rows: bool = False,
+    latest: bool = False,
 ) -> Ascent:
     """Raise the lower bounds of rows `a` at a node by choosing slopes and multipliers.
 
@@ -79,7 +78,7 @@ def ascend(
         offset: (n, m) added to bounds to decide which rows are settled (bound + offset > 0) and need no more ascent;
             without it all rows go through all steps.
         tight: of the last evaluation, as for `lower_bounds`.
-        keep_rows: whether to keep the rows on the input.
+        latest: whether variables are kept from the last evaluation, instead of where the best was seen.
     """
     steered = {
         index: r
@@ -101,10 +100,12 @@ def ascend(
         )
         for index, side in sides.items()
     }
-    moved = [] if cover is None else cover.variables
+    moved, shares = ([], []) if cover is None else (cover.variables, cover.shares)
     variables = [*free.values(), *prices.values(), *moved]
     count = len(free) + len(prices)
-    groups = [{"params": part, "share": share} for part, share in ((variables[:count], 1.0), (moved, _TILT)) if part]
+    groups = [{"params": [v], "share": share} for v, share in zip(moved, shares, strict=True)]
+    rest = (variables[: len(free)], 1.0), (variables[len(free) : count], _PRICE)
+    groups += [{"params": part, "share": share} for part, share in rest if part]
     optimizer = (
         torch.optim.Adam(groups, lr=rate, maximize=True, betas=_MOMENTS, eps=1e-12, fused=True)
         if groups and iterations
@@ -113,7 +114,6 @@ def ascend(
     best = torch.full(shape, -torch.inf, dtype=a.dtype, device=a.device)
     kept = list(variables)
     seen: dict[int, Tensor] = {}
-    rows: Tensor | None = None
     most = best.new_full((1, 1), -torch.inf)
     for step in range(iterations + 1):
         last = step == iterations
@@ -133,12 +133,11 @@ def ascend(
             total = value.sum()
         better, raised = value.detach() > best, total.detach() >= most
         best, most = torch.where(better, value.detach(), best), torch.fmax(most, total.detach())
-        kept = [
-            torch.where(_wide(better if v.shape[1] == shape[1] else raised, v), v.detach(), old)
-            for v, old in zip(variables, kept, strict=True)
-        ]
-        if keep_rows and 0 in seen:
-            rows = seen[0].detach() if rows is None else torch.where(_wide(better, rows), seen[0].detach(), rows)
+        if not latest:
+            kept = [
+                torch.where(_wide(better if v.shape[1] == shape[1] else raised, v), v.detach(), old)
+                for v, old in zip(variables, kept, strict=True)
+            ]
         if last or optimizer is None or (offset is not None and bool((best + offset > 0).all())):
             break
         gradients = torch.autograd.grad(total, variables, allow_unused=True)
@@ -152,6 +151,8 @@ def ascend(
             optimizer.step()
             for v in (*free.values(), *moved):
                 v.requires_grad_(False).clamp_(0, 1)
+            if cover is not None and 0 in seen:
+                cover.turn(flat_rows(seen[0]), rate * _DECAY**step)
             for index in prices:
                 price, side = prices[index].requires_grad_(False), sides[index]
                 # known >= 0 is priced from below (<= 0), known <= 0 from above (>= 0)
@@ -162,7 +163,7 @@ def ascend(
             v.grad = None
     return Ascent(
         best=best, last=value.detach(), choices=dict(zip(free, kept, strict=False)),
-        held=dict(zip(prices, kept[len(free) :], strict=False)), rows=rows,
+        held=dict(zip(prices, kept[len(free) :], strict=False)),
         seen={index: a.detach() for index, a in seen.items()},
     )  # fmt: skip
 

@@ -98,10 +98,10 @@ class Strips:
             found[r.first : r.last, r.begin : r.end] = block
         return found
 
-    def across(self, x: Tensor) -> Tensor:
-        """`x @ matrix`: (n, m, U) to (n, m, k)."""
-        x, found = x.flatten(0, 1), x.new_zeros(*x.shape[:2], self.width)
-        flat = found.flatten(0, 1)
+    def across(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """`x @ matrix`: (n, m, U) to (n, m, k); added to `onto` in place, if that is given."""
+        found = x.new_zeros(*x.shape[:2], self.width) if onto is None else onto
+        x, flat = x.flatten(0, 1), found.flatten(0, 1)
         for r, block in self.blocks:
             flat[:, r.begin : r.end].addmm_(x[:, r.first : r.last], block)
         return found
