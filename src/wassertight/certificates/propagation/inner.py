@@ -152,7 +152,8 @@ class OwnSlopes(Propagation):
                     choices=kept.choices(rows), cover=cover, latest=True,
                 )  # fmt: skip
                 self.evaluations += len(rows) * (steps + 1)
-                kept.keep(rows, ascent, cover)
+                if steps:
+                    kept.keep(rows, ascent, cover)
                 ends = ascent.best.view(2, len(part))
                 low[part] = torch.maximum(low[part], ends[0])
                 high[part] = torch.minimum(high[part], -ends[1])
